@@ -1,0 +1,9 @@
+//! What to say: an agent's profile, its workflow, its memory of the conversation, its tools.
+
+pub mod builtin;
+pub mod memory;
+pub mod phrases;
+pub mod profile;
+pub mod prompt;
+pub mod tools;
+pub mod workflow;

@@ -1,0 +1,74 @@
+//! An agent as its company set it up: the `[[agent]]` table of a set-up file, resolved. A running call keeps the
+//! profile that it started with.
+
+use serde::{Deserialize, Serialize};
+
+use crate::conversation::settings::TurnOverrides;
+
+/// One agent. Engine names are checked against the configured engines when a call starts and by `offhook check`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentProfile {
+    pub name: String,
+    /// ISO 639-1 or BCP 47; decides recognition, voice, fixed phrases and backchannel words.
+    #[serde(default = "english")]
+    pub language: String,
+    /// Said when the call is answered; empty = the caller speaks first.
+    #[serde(default)]
+    pub greeting: String,
+    /// System prompt for a model; the builtin engine does not read it.
+    #[serde(default)]
+    pub prompt: String,
+    #[serde(default)]
+    pub stt: EngineChoice,
+    #[serde(default)]
+    pub tts: VoiceChoice,
+    #[serde(default)]
+    pub llm: ModelChoice,
+    /// The workflow file's text (TOML), taken in by `apply`; in a set-up file this key holds the path.
+    #[serde(default)]
+    pub workflow: Option<String>,
+    /// Names of the tools it may use.
+    #[serde(default)]
+    pub tools: Vec<String>,
+    /// Turn-taking settings that differ from the server's.
+    #[serde(default)]
+    pub turn: TurnOverrides,
+}
+
+fn english() -> String {
+    "en".into()
+}
+
+/// Which engine; empty = the server's default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineChoice {
+    pub engine: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VoiceChoice {
+    pub engine: String,
+    /// The engine's own name of a voice; empty = its default for the language.
+    pub voice: String,
+    /// 1.0 is the voice's own pace.
+    pub speed: f32,
+}
+
+impl Default for VoiceChoice {
+    fn default() -> Self {
+        Self { engine: String::new(), voice: String::new(), speed: 1.0 }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelChoice {
+    pub engine: String,
+    /// Overrides the engine's configured model.
+    pub model: Option<String>,
+    pub temperature: Option<f32>,
+    pub max_tokens: Option<u32>,
+}

@@ -1,0 +1,10 @@
+//! One task owns a call: ingress, egress, turn-taking, the agent's replies, the recorder and the record.
+
+pub mod actor;
+pub mod egress;
+pub mod handle;
+pub mod ingress;
+pub mod record;
+pub mod recorder;
+pub mod registry;
+pub mod reply;

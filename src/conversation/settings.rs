@@ -1,0 +1,102 @@
+//! The numbers of turn-taking (DESIGN §3). Each is a setting: globally in `[turn]`, and per agent by an override.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Declares the settings once: the struct with its defaults, and the struct of optional overrides.
+macro_rules! settings {
+    ($( $(#[$doc:meta])* $name:ident: $type:ty = $default:expr; )*) => {
+        /// All numbers of turn-taking, resolved. Times are milliseconds (`_ms`) in files.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct TurnSettings { $( $(#[$doc])* pub $name: $type, )* }
+
+        impl Default for TurnSettings {
+            fn default() -> Self {
+                Self { $( $name: $default, )* }
+            }
+        }
+
+        /// What an agent (later: a workflow node) sets differently.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct TurnOverrides {
+            $( #[serde(skip_serializing_if = "Option::is_none")] pub $name: Option<$type>, )*
+        }
+
+        impl TurnSettings {
+            /// These settings with what `overrides` names replaced.
+            pub fn with(&self, overrides: &TurnOverrides) -> Self {
+                let mut settings = self.clone();
+                $( if let Some(value) = &overrides.$name { settings.$name = value.clone(); } )*
+                settings
+            }
+        }
+    };
+}
+
+settings! {
+    /// Probability at or above which a packet counts towards the start of speech.
+    start_probability: f32 = 0.60;
+    /// Packets in a row at `start_probability` that start a turn or suspect a barge-in. One more costs 20 ms.
+    start_packets: u32 = 3;
+    /// Probability below which a packet is silence; silence is counted from the first such packet.
+    end_probability: f32 = 0.35;
+    /// Probability at or above which a packet counts as voiced while a barge-in waits for confirmation.
+    voiced_probability: f32 = 0.50;
+    /// Audio kept from before the start of speech and given to recognition: weak first consonants.
+    pre_roll_ms: u64 = 300;
+    /// Silence that ends a turn whose words are complete.
+    wait_complete_ms: u64 = 300;
+    /// Silence that ends a turn when nothing tells.
+    wait_unknown_ms: u64 = 700;
+    /// Silence that ends a turn that sounds unfinished ("I would like to book a").
+    wait_unfinished_ms: u64 = 2000;
+    /// The waits are multiplied by this where digits, a spelling or an address is expected.
+    expect_digits_factor: f32 = 2.0;
+    /// Silence after which a transcript is made and the model is started on it, unconfirmed.
+    speculate_after_ms: u64 = 80;
+    /// Starts of a model on unconfirmed words in one turn; 0 switches speculation off.
+    max_speculations: u32 = 3;
+    /// Speech after which a partial transcript is asked for while the caller speaks; 0 = never.
+    partial_every_ms: u64 = 800;
+    /// A turn may be answered although recognition has not come back after this.
+    transcript_limit_ms: u64 = 2500;
+    /// Whether the caller may interrupt.
+    barge_in: bool = true;
+    /// A suspected barge-in without words is confirmed after this, if most packets were voiced.
+    confirm_after_ms: u64 = 500;
+    /// Share of packets that must be voiced for that.
+    confirm_voiced_share: f32 = 0.6;
+    /// A suspected barge-in is denied after this much silence, and what was said goes on.
+    deny_silence_ms: u64 = 200;
+    /// A suspected barge-in that nothing confirmed is denied after this.
+    deny_after_ms: u64 = 700;
+    /// Time after the agent's first sound in which the caller cannot interrupt: echo of its own start.
+    barge_in_grace_ms: u64 = 0;
+    /// Characters that the first chunk of an answer must have before it is cut at a clause.
+    first_chunk_chars: usize = 20;
+    /// Sentences are merged up to this many characters for one synthesis.
+    max_chunk_chars: usize = 200;
+    /// The next chunk goes to synthesis when less than this is queued.
+    synthesize_ahead_ms: u64 = 2500;
+    /// "Are you there?" after this much silence of both sides; 0 = never.
+    silence_prompt_ms: u64 = 10_000;
+    /// Goodbye and hang-up after this much silence of the caller; 0 = never.
+    silence_goodbye_ms: u64 = 30_000;
+    /// Longest call; the agent says goodbye. 0 = no limit.
+    max_call_ms: u64 = 30 * 60_000;
+    /// Longest caller turn; then it is answered as it stands.
+    max_turn_ms: u64 = 60_000;
+    /// Rounds of tool calls in one turn.
+    max_tool_steps: u32 = 4;
+    /// Time that one tool may take.
+    tool_limit_ms: u64 = 5000;
+}
+
+impl TurnSettings {
+    pub fn ms(value: u64) -> Duration {
+        Duration::from_millis(value)
+    }
+}

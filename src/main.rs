@@ -1,0 +1,3 @@
+//! Parses arguments, calls the library, prints the error chain.
+
+fn main() {}

@@ -1,0 +1,12 @@
+//! Samples and packets: what travels in a call, and the filters it passes through. No sockets and no clock of its own.
+
+pub mod frame;
+pub mod packet;
+
+pub mod dtmf;
+pub mod g711;
+pub mod jitter;
+pub mod playout;
+pub mod resample;
+pub mod vad;
+pub mod wav;

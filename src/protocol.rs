@@ -1,0 +1,3 @@
+//! Protocols as state machines: bytes and `now` in; events, bytes and deadlines out. No tokio, no sockets.
+
+pub mod twilio;

@@ -1,0 +1,4 @@
+//! Twilio: request signatures and TwiML.
+
+pub mod signature;
+pub mod twiml;

@@ -1,0 +1,7 @@
+//! Speech and language engines behind three traits. Knows nothing of calls: audio or text in, text or audio out. Every
+//! engine streams, is cancelled by dropping what it returned, and has a time limit.
+
+pub mod llm;
+pub mod scripted;
+pub mod stt;
+pub mod tts;

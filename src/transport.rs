@@ -1,0 +1,4 @@
+//! Tasks that own sockets. A call sees a [`leg::Leg`] and never a socket.
+
+pub mod leg;
+pub mod twilio_ws;

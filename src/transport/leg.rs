@@ -1,0 +1,65 @@
+//! A leg: one party's line into a call, whatever carries it. The transport's task owns the socket and holds the other
+//! ends of these channels.
+
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::media::packet::{Codec, Packet};
+use crate::telephony::CallEnd;
+
+/// What a carrier tells the call.
+#[derive(Clone, Debug)]
+pub enum LegEvent {
+    /// Caller audio, in order of arrival.
+    Packet(Packet),
+    /// A key the caller pressed: `0-9 * # A-D`.
+    Dtmf(char),
+    /// Everything sent before this mark has been played to the caller. Marks that a `Clear` overtook are never
+    /// reported.
+    Played { mark: u64 },
+    /// The leg is over. Nothing follows.
+    Ended(CallEnd),
+}
+
+/// What the call tells a carrier.
+#[derive(Clone, Debug)]
+pub enum LegCommand {
+    /// 20 ms of agent audio, to be played after what was sent before.
+    Audio(Packet),
+    /// Report `Played` when everything sent so far has been heard. Numbers grow over the call.
+    Mark(u64),
+    /// Throw away what the carrier holds and has not played.
+    Clear,
+}
+
+/// Two seconds of 20 ms packets. Older audio is no use to a live call: when full, the transport drops and counts.
+pub const LEG_EVENT_QUEUE: usize = 100;
+/// Half a second of audio with its marks. The call paces itself; a full queue means a stuck socket: drop and count.
+pub const LEG_COMMAND_QUEUE: usize = 64;
+
+/// What the call holds. Dropping it hangs up: the transport's task sees the token and says goodbye.
+pub struct Leg {
+    pub codec: Codec,
+    pub events: mpsc::Receiver<LegEvent>,
+    pub commands: mpsc::Sender<LegCommand>,
+    /// Cancelled by either side: the call hangs up, or the transport lost its socket.
+    pub hangup: CancellationToken,
+    _guard: DropGuard,
+}
+
+/// What the transport's task holds.
+pub struct LegSide {
+    pub events: mpsc::Sender<LegEvent>,
+    pub commands: mpsc::Receiver<LegCommand>,
+    pub hangup: CancellationToken,
+}
+
+impl Leg {
+    pub fn pair(codec: Codec) -> (Leg, LegSide) {
+        let (events_tx, events) = mpsc::channel(LEG_EVENT_QUEUE);
+        let (commands, commands_rx) = mpsc::channel(LEG_COMMAND_QUEUE);
+        let hangup = CancellationToken::new();
+        let leg = Leg { codec, events, commands, hangup: hangup.clone(), _guard: hangup.clone().drop_guard() };
+        (leg, LegSide { events: events_tx, commands: commands_rx, hangup })
+    }
+}
