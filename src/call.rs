@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod egress;
+pub mod engines;
 pub mod handle;
 pub mod ingress;
 pub mod record;

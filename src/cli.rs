@@ -1,4 +1,12 @@
-//! One file a command.
+//! The command line: one file a command, the root of it here.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+use crate::telemetry;
 
 pub mod apply;
 pub mod check;
@@ -7,3 +15,56 @@ pub mod load;
 pub mod mock;
 pub mod models;
 pub mod serve;
+
+/// Puts an AI agent on a company's phone lines.
+#[derive(Debug, Parser)]
+#[command(name = "offhook", version, about)]
+pub struct Cli {
+    /// Configuration file; without it `offhook.toml` is read where it exists.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the server.
+    Serve(serve::Args),
+    /// Plays a recorded caller to an agent on this machine: no key, no phone, no network.
+    Demo(demo::Args),
+    /// Creates or updates companies, integrations, lines and agents from a set-up file.
+    Apply(apply::Args),
+    /// Opens every engine and store that the configuration names, and says how each is.
+    Check(check::Args),
+    /// Lists and fetches speech models.
+    Models(models::Args),
+    /// Runs the mock speech and language services.
+    Mock(mock::Args),
+    /// Replays recorded callers against a media endpoint and measures it.
+    Load(load::Args),
+}
+
+impl Cli {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let config = Config::load(self.config.as_deref())?;
+        match self.command {
+            Command::Serve(args) => {
+                telemetry::init(&config.telemetry)?;
+                serve::run(args, config).await
+            }
+            Command::Demo(args) => {
+                telemetry::init_quiet(&config.telemetry)?;
+                demo::run(args, config).await
+            }
+            Command::Apply(args) => apply::run(args, &config).await,
+            Command::Check(args) => check::run(args, &config).await,
+            Command::Models(args) => models::run(args, &config).await,
+            Command::Mock(args) => {
+                telemetry::init(&config.telemetry)?;
+                mock::run(args).await
+            }
+            Command::Load(args) => load::run(args).await,
+        }
+    }
+}

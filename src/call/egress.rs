@@ -1,1 +1,291 @@
-//! To be written.
+//! The agent's way out: sound from the engine, at any rate, becomes packets that leave on time; and the ledger that
+//! knows which words of it the caller has heard.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use metrics::counter;
+use tokio::sync::mpsc;
+
+use crate::call::recorder::Recorder;
+use crate::conversation::speakable::heard_text;
+use crate::media::frame::{FRAME, Frame, MediaTime, SampleRate};
+use crate::media::g711;
+use crate::media::packet::{Codec, Packet};
+use crate::media::playout::{ClipId, Playout, Sent};
+use crate::media::resample::Resampler;
+use crate::speech::tts::SpeechChunk;
+use crate::transport::leg::LegCommand;
+
+/// How far ahead of real time frames leave: the carrier bridges our jitter with it, and an interruption throws it away.
+const LEAD: Duration = Duration::from_millis(40);
+/// A mark every 200 ms of sound, and at the end of each clause.
+const MARK_EVERY: u32 = 10;
+/// A frame below this is not heard as speech.
+const AUDIBLE_DBFS: f32 = -45.0;
+/// Frames after which a reply counts as audible however soft it is.
+const SOFT_FRAMES: u32 = 5;
+
+/// Speech that a character usually takes.
+const PER_CHARACTER: Duration = Duration::from_millis(60);
+
+/// What playout reports while it sends.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Played {
+    /// The first audible frame of a reply left.
+    Audible,
+    /// A clause begins to play.
+    Clause { text: String },
+}
+
+struct Clause {
+    clip: ClipId,
+    text: String,
+    samples: usize,
+    announced: bool,
+}
+
+pub struct Egress {
+    codec: Codec,
+    playout: Playout,
+    clauses: VecDeque<Clause>,
+    clips: u64,
+    open: Option<ClipId>,
+    resampler: Option<(SampleRate, Resampler)>,
+    resampled: Vec<i16>,
+    frame: Frame,
+    encoded: Vec<u8>,
+    held: bool,
+    /// When the next frame is to sound; `None` while nothing plays.
+    due: Option<Instant>,
+    sent: MediaTime,
+    frames_since_mark: u32,
+    frames: u32,
+    audible: bool,
+    /// The clause whose sound is being sent.
+    playing: Option<ClipId>,
+}
+
+impl Egress {
+    pub fn new(codec: Codec) -> Self {
+        Self {
+            codec,
+            playout: Playout::new(codec.rate()),
+            clauses: VecDeque::new(),
+            clips: 0,
+            open: None,
+            resampler: None,
+            resampled: Vec::new(),
+            frame: Frame::silence(codec.rate()),
+            encoded: Vec::with_capacity(Packet::MAX),
+            held: false,
+            due: None,
+            sent: MediaTime::ZERO,
+            frames_since_mark: 0,
+            frames: 0,
+            audible: false,
+            playing: None,
+        }
+    }
+
+    /// Sound for this clause follows.
+    pub fn begin(&mut self, text: String) {
+        self.end_clause();
+        self.clips += 1;
+        let clip = ClipId(self.clips);
+        self.playout.begin(clip);
+        self.clauses.push_back(Clause { clip, text, samples: 0, announced: false });
+        self.open = Some(clip);
+    }
+
+    pub fn sound(&mut self, chunk: &SpeechChunk) {
+        if self.open.is_none() {
+            return;
+        }
+        self.resampled.clear();
+        if chunk.rate == self.codec.rate() {
+            self.resampled.extend_from_slice(&chunk.samples);
+        } else {
+            if self.resampler.as_ref().is_none_or(|(rate, _)| *rate != chunk.rate) {
+                self.resampler = Resampler::new(chunk.rate, self.codec.rate()).ok().map(|made| (chunk.rate, made));
+            }
+            let Some((_, resampler)) = &mut self.resampler else {
+                counter!("offhook_frames_dropped_total", "where" => "egress").increment(1);
+                return;
+            };
+            resampler.push(&chunk.samples, &mut self.resampled);
+        }
+        self.queue();
+    }
+
+    /// The open clause is complete.
+    pub fn end_clause(&mut self) {
+        let Some(clip) = self.open else { return };
+        if let Some((_, resampler)) = &mut self.resampler {
+            self.resampled.clear();
+            resampler.flush(&mut self.resampled);
+            resampler.reset();
+            self.queue();
+        }
+        self.playout.finish(clip);
+        self.open = None;
+        if let Some(place) = self.clauses.iter().position(|clause| clause.clip == clip && clause.samples == 0) {
+            self.playout.drop_clip_tail(clip);
+            self.clauses.remove(place);
+        }
+    }
+
+    fn queue(&mut self) {
+        let Some(clip) = self.open else { return };
+        let refused = self.playout.push(clip, &self.resampled);
+        if refused > 0 {
+            counter!("offhook_frames_dropped_total", "where" => "playout")
+                .increment((refused / self.codec.rate().frame_len()) as u64);
+        }
+        if let Some(clause) = self.clauses.back_mut() {
+            clause.samples += self.resampled.len() - refused;
+        }
+    }
+
+    /// What comes is kept and not played: the turn is not confirmed yet.
+    pub fn hold(&mut self) {
+        self.held = true;
+    }
+
+    pub fn release(&mut self) {
+        self.held = false;
+    }
+
+    /// Sound that waits to be sent.
+    pub fn queued(&self) -> Duration {
+        self.playout.queued()
+    }
+
+    /// Sends every frame that is due, `LEAD` ahead of the moment in which it sounds.
+    pub fn pump(
+        &mut self,
+        now: Instant,
+        commands: &mpsc::Sender<LegCommand>,
+        recorder: &mut Recorder,
+        played: &mut Vec<Played>,
+    ) {
+        if self.held {
+            return;
+        }
+        loop {
+            // Idle until now: the first frame leaves at once and the clock runs from it.
+            let due = self.due.unwrap_or(now);
+            if due >= now + LEAD {
+                return;
+            }
+            let Sent::Audio { ended, .. } = self.playout.next_frame(now, &mut self.frame) else {
+                self.due = None;
+                return;
+            };
+            self.due = Some(due + FRAME);
+            self.announce(ended, played);
+            self.frames += 1;
+            if !self.audible && (self.frame.level_dbfs() > AUDIBLE_DBFS || self.frames >= SOFT_FRAMES) {
+                self.audible = true;
+                played.push(Played::Audible);
+            }
+            recorder.agent(due, &self.frame.samples);
+            self.encoded.clear();
+            g711::encode_into(self.codec, &self.frame.samples, &mut self.encoded);
+            if let Some(packet) = Packet::new(self.codec, self.sent, &self.encoded) {
+                send(commands, LegCommand::Audio(packet));
+            }
+            self.sent = self.sent + FRAME;
+            self.frames_since_mark += 1;
+            if self.frames_since_mark >= MARK_EVERY || ended.is_some() {
+                self.frames_since_mark = 0;
+                send(commands, LegCommand::Mark(self.playout.mark(now)));
+            }
+        }
+    }
+
+    /// Reports the clause that this frame begins.
+    fn announce(&mut self, ended: Option<ClipId>, played: &mut Vec<Played>) {
+        if self.playing.is_none()
+            && let Some(clause) = self.clauses.iter_mut().find(|clause| !clause.announced)
+        {
+            clause.announced = true;
+            self.playing = Some(clause.clip);
+            played.push(Played::Clause { text: clause.text.clone() });
+        }
+        if ended.is_some_and(|ended| self.playing.is_some_and(|playing| ended >= playing)) {
+            self.playing = None;
+        }
+    }
+
+    pub fn on_played(&mut self, now: Instant, mark: u64) {
+        self.playout.on_played(now, mark);
+    }
+
+    /// Stands still at once: the carrier is told to drop what it holds, and nothing is lost. Returns the moment up to
+    /// which the caller heard.
+    pub fn pause(&mut self, now: Instant, commands: &mpsc::Sender<LegCommand>) -> Instant {
+        if !self.playout.is_paused() {
+            self.playout.pause(now);
+            self.due = None;
+            send(commands, LegCommand::Clear);
+        }
+        now
+    }
+
+    /// Goes on where the caller stopped hearing.
+    pub fn resume(&mut self, now: Instant) {
+        self.playout.resume(now);
+    }
+
+    /// Drops everything and returns the words that were heard, and the moment up to which.
+    pub fn cancel(&mut self, now: Instant, commands: &mpsc::Sender<LegCommand>) -> (String, Instant) {
+        if !self.playout.is_paused() {
+            send(commands, LegCommand::Clear);
+        }
+        let mut words: Vec<&str> = Vec::new();
+        for heard in self.playout.cancel(now) {
+            let Some(clause) = self.clauses.iter().find(|clause| clause.clip == heard.clip) else { continue };
+            // A clause that is still being made is at least as long as its words usually take.
+            let usual = if heard.finished { 0 } else { self.codec.rate().samples(PER_CHARACTER) * clause.text.chars().count() };
+            let share = heard.heard_samples as f32 / heard.total_samples.max(usual as u64).max(1) as f32;
+            let text = if heard.complete() { clause.text.as_str() } else { heard_text(&clause.text, share) };
+            if !text.trim().is_empty() {
+                words.push(text.trim());
+            }
+        }
+        let words = words.join(" ");
+        self.reset();
+        (words, now)
+    }
+
+    /// Forgets a reply of which nothing is left to be heard, or that never was to be heard.
+    pub fn discard(&mut self, now: Instant) {
+        self.playout.cancel(now);
+        self.reset();
+    }
+
+    fn reset(&mut self) {
+        self.clauses.clear();
+        self.open = None;
+        self.playing = None;
+        self.due = None;
+        self.held = false;
+        self.frames = 0;
+        self.audible = false;
+        if let Some((_, resampler)) = &mut self.resampler {
+            resampler.reset();
+        }
+    }
+
+    /// Everything given to it has been heard.
+    pub fn is_over(&self, now: Instant) -> bool {
+        !self.held && !self.playout.is_paused() && self.open.is_none() && self.playout.is_heard(now)
+    }
+}
+
+fn send(commands: &mpsc::Sender<LegCommand>, command: LegCommand) {
+    if commands.try_send(command).is_err() {
+        counter!("offhook_frames_dropped_total", "where" => "leg_out").increment(1);
+    }
+}

@@ -1,1 +1,176 @@
-//! To be written.
+//! The caller's way in: packets in order, decoded, judged by the voice detector 20 ms at a time, resampled for
+//! recognition. Nothing here allocates once a call runs.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::conversation::settings::TurnSettings;
+use crate::conversation::turn::Heard;
+use crate::media::dtmf::DtmfDetector;
+use crate::media::frame::{FRAME, SampleRate};
+use crate::media::g711;
+use crate::media::jitter::{JitterBuffer, JitterConfig};
+use crate::media::packet::{Codec, Packet};
+use crate::media::resample::{ResampleError, Resampler};
+use crate::media::vad::{GateConfig, OffhookVad, SpeechGate, VadModel, VoiceDetector};
+use crate::speech::stt::AudioChunk;
+
+/// Without packets for so long, the tick feeds silence in their place.
+const STALL: Duration = Duration::from_millis(200);
+/// Without packets for so long, the leg has failed.
+const DEAD: Duration = Duration::from_secs(10);
+/// Samples of one judged frame, 20 ms at 8 kHz.
+const SAMPLES: usize = 160;
+
+/// What became of 20 ms of the caller.
+#[derive(Clone, Copy, Debug)]
+pub struct Judged {
+    pub heard: Heard,
+    /// A key tone found in the sound itself.
+    pub key: Option<char>,
+}
+
+pub struct Ingress {
+    codec: Codec,
+    jitter: JitterBuffer,
+    /// Decoded and not yet judged: less than a frame between packets, unless a packet held more than 20 ms.
+    pending: Vec<i16>,
+    frame: [i16; SAMPLES],
+    detector: Box<dyn VoiceDetector + Send>,
+    gate: SpeechGate,
+    keys: Option<DtmfDetector>,
+    resampler: Resampler,
+    resampled: Vec<i16>,
+    /// The newest chunks for recognition: pre-roll and the packets that the start rule took.
+    pre_roll: VecDeque<AudioChunk>,
+    keep: usize,
+    /// Media time: grows by 20 ms with each frame judged.
+    media_now: Instant,
+    last_packet: Instant,
+    /// Arrival of the first packet of the present run of voice, and of the newest voiced packet.
+    onset: Instant,
+    last_voiced: Instant,
+    voiced_before: bool,
+}
+
+impl Ingress {
+    /// `in_band_keys`: look for key tones in the sound (for legs that do not report keys themselves).
+    pub fn new(
+        now: Instant,
+        codec: Codec,
+        recogniser: SampleRate,
+        settings: &TurnSettings,
+        in_band_keys: bool,
+    ) -> Result<Self, ResampleError> {
+        let keep = (settings.pre_roll_ms / FRAME.as_millis() as u64) as usize + settings.start_packets as usize;
+        Ok(Self {
+            codec,
+            jitter: JitterBuffer::new(JitterConfig::default()),
+            pending: Vec::with_capacity(4 * SAMPLES),
+            frame: [0; SAMPLES],
+            detector: Box::new(OffhookVad::new(VadModel::embedded())),
+            gate: SpeechGate::new(GateConfig {
+                start_probability: settings.start_probability,
+                start_packets: settings.start_packets,
+                end_probability: settings.end_probability,
+                voiced_probability: settings.voiced_probability,
+            }),
+            keys: in_band_keys.then(DtmfDetector::new),
+            resampler: Resampler::new(codec.rate(), recogniser)?,
+            resampled: Vec::with_capacity(recogniser.frame_len()),
+            pre_roll: VecDeque::with_capacity(keep + 1),
+            keep,
+            media_now: now,
+            last_packet: now,
+            onset: now,
+            last_voiced: now,
+            voiced_before: false,
+        })
+    }
+
+    pub fn push(&mut self, now: Instant, packet: Packet) {
+        self.last_packet = now;
+        self.jitter.push(now, packet);
+    }
+
+    /// Judges the next 20 ms if they are there.
+    pub fn next(&mut self, now: Instant) -> Option<Judged> {
+        while self.pending.len() < SAMPLES {
+            let packet = self.jitter.pop_ready(now)?;
+            g711::decode_into(self.codec, packet.payload(), &mut self.pending);
+        }
+        self.frame.copy_from_slice(&self.pending[..SAMPLES]);
+        self.pending.drain(..SAMPLES);
+        Some(self.judge(now))
+    }
+
+    /// On a tick: silence in the place of packets that stopped coming. `Err` when the leg is dead.
+    pub fn stalled(&mut self, now: Instant) -> Result<Option<Judged>, NoMedia> {
+        let quiet = now.duration_since(self.last_packet);
+        if quiet >= DEAD {
+            return Err(NoMedia);
+        }
+        if quiet < STALL {
+            return Ok(None);
+        }
+        self.frame.fill(0);
+        Ok(Some(self.judge(now)))
+    }
+
+    fn judge(&mut self, now: Instant) -> Judged {
+        self.media_now += FRAME;
+        let probability = self.detector.push(&self.frame);
+        let verdict = self.gate.push(probability);
+        if verdict.voiced {
+            if !self.voiced_before {
+                self.onset = now;
+            }
+            self.last_voiced = now;
+        }
+        self.voiced_before = verdict.voiced;
+        self.resampled.clear();
+        self.resampler.process_frame(&self.frame, &mut self.resampled);
+        if let Some(chunk) = AudioChunk::new(&self.resampled) {
+            if self.pre_roll.len() == self.keep {
+                self.pre_roll.pop_front();
+            }
+            self.pre_roll.push_back(chunk);
+        }
+        let key = self.keys.as_mut().and_then(|keys| keys.push(&self.frame));
+        let silent_for = FRAME * verdict.silent_packets;
+        Judged { heard: Heard { started: verdict.started, voiced: verdict.voiced, silent_for }, key }
+    }
+
+    /// The frame judged last, 8 kHz.
+    pub fn frame(&self) -> &[i16] {
+        &self.frame
+    }
+
+    /// The frame judged last, at the recogniser's rate.
+    pub fn newest(&self) -> Option<&AudioChunk> {
+        self.pre_roll.back()
+    }
+
+    /// What an utterance begins with: the frame judged last and what came before it.
+    pub fn pre_roll(&self) -> impl Iterator<Item = &AudioChunk> {
+        self.pre_roll.iter()
+    }
+
+    pub fn media_now(&self) -> Instant {
+        self.media_now
+    }
+
+    /// When the first packet of the present voice arrived.
+    pub fn onset(&self) -> Instant {
+        self.onset
+    }
+
+    /// When the newest voiced packet arrived.
+    pub fn last_voiced(&self) -> Instant {
+        self.last_voiced
+    }
+}
+
+/// No packet for ten seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoMedia;

@@ -1,1 +1,253 @@
-//! To be written.
+//! Recording while the call runs: a stereo WAV (left the caller, right the agent as the caller heard it) and the call
+//! record, written by one thread for all calls over a bounded queue. Nobody waits for it; what does not fit is counted.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
+
+use crate::call::record::CallRecord;
+use crate::media::frame::SampleRate;
+use crate::media::wav::StereoRecorder;
+use crate::telephony::CallId;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RecordingConfig {
+    /// Write audio; the record (transcript, facts) is written in any case.
+    pub enabled: bool,
+    /// Folder; each call gets one of its own, named by its id. 16-bit stereo at 8 kHz is 1.9 MB a minute.
+    pub dir: PathBuf,
+}
+
+impl Default for RecordingConfig {
+    fn default() -> Self {
+        Self { enabled: true, dir: "data/recordings".into() }
+    }
+}
+
+/// Blocks of a second and records: about four seconds of five hundred calls. A full queue means a disk that stands
+/// still; audio is dropped and counted, and the record is written whole at the next chance.
+const QUEUE: usize = 2048;
+
+enum Job {
+    Audio { call: CallId, left: Vec<i16>, right: Vec<i16> },
+    Record { call: CallId, json: Vec<u8> },
+    Close { call: CallId, done: Option<tokio::sync::oneshot::Sender<()>> },
+}
+
+/// The writing thread. Cheap to clone; the thread ends, its files closed, when the last clone and recorder are gone.
+#[derive(Clone)]
+pub struct Archive {
+    jobs: SyncSender<Job>,
+    config: RecordingConfig,
+}
+
+impl Archive {
+    /// Starts the thread. The handle can be joined after every clone and recorder was dropped.
+    pub fn start(config: RecordingConfig) -> std::io::Result<(Self, JoinHandle<()>)> {
+        std::fs::create_dir_all(&config.dir)?;
+        let (jobs, queue) = sync_channel(QUEUE);
+        let dir = config.dir.clone();
+        let thread = std::thread::Builder::new().name("archive".into()).spawn(move || write_all(&queue, &dir))?;
+        Ok((Self { jobs, config }, thread))
+    }
+
+    /// The folder of one call.
+    pub fn folder(&self, call: CallId) -> PathBuf {
+        self.config.dir.join(call.to_string())
+    }
+
+    pub fn recorder(&self, call: CallId, start: Instant) -> Recorder {
+        Recorder {
+            call,
+            start,
+            archive: self.clone(),
+            left: Vec::with_capacity(2 * BLOCK),
+            right: Vec::with_capacity(2 * BLOCK),
+            written: 0,
+            open: true,
+        }
+    }
+
+    fn send(&self, job: Job) {
+        if let Err(TrySendError::Full(_)) = self.jobs.try_send(job) {
+            metrics::counter!("offhook_frames_dropped_total", "where" => "recorder").increment(50);
+        }
+    }
+}
+
+const RATE: SampleRate = SampleRate::HZ_8000;
+/// One second: what is handed over at once, and what may still be taken back after an interruption.
+const BLOCK: usize = 8000;
+
+/// One call's recorder. Samples are placed by the time at which they are heard.
+pub struct Recorder {
+    call: CallId,
+    start: Instant,
+    archive: Archive,
+    left: Vec<i16>,
+    right: Vec<i16>,
+    /// Samples handed over so far: the position of `left[0]` and `right[0]`.
+    written: usize,
+    open: bool,
+}
+
+impl Recorder {
+    /// The caller's next samples (8 kHz); they follow one another without gaps.
+    pub fn caller(&mut self, samples: &[i16]) {
+        if !self.archive.config.enabled {
+            return;
+        }
+        self.left.extend_from_slice(samples);
+        if self.left.len() >= 2 * BLOCK {
+            self.hand_over(BLOCK);
+        }
+    }
+
+    /// Agent samples (8 kHz) that begin to be heard at `at`.
+    pub fn agent(&mut self, at: Instant, samples: &[i16]) {
+        if !self.archive.config.enabled {
+            return;
+        }
+        let place = RATE.samples(at.duration_since(self.start)).saturating_sub(self.written);
+        // A sender that runs far ahead of the caller's clock is not believed: the buffer stays bounded.
+        if place > 8 * BLOCK {
+            return;
+        }
+        if self.right.len() < place {
+            self.right.resize(place, 0);
+        }
+        self.right.extend_from_slice(samples);
+    }
+
+    /// What the caller would have heard after `at` was thrown away.
+    pub fn cut(&mut self, at: Instant) {
+        let place = RATE.samples(at.duration_since(self.start)).saturating_sub(self.written);
+        self.right.truncate(place);
+    }
+
+    /// Replaces the record on disk.
+    pub fn record(&self, record: &CallRecord) {
+        match serde_json::to_vec_pretty(record) {
+            Ok(json) => self.archive.send(Job::Record { call: self.call, json }),
+            Err(error) => error!(%error, "call record could not be written as JSON"),
+        }
+    }
+
+    /// Writes what is left and closes the files. Resolves when they are closed, or after two seconds.
+    pub async fn finish(mut self) {
+        let (done, closed) = tokio::sync::oneshot::channel();
+        self.close(Some(done));
+        let _ = tokio::time::timeout(Duration::from_secs(2), closed).await;
+    }
+
+    fn close(&mut self, done: Option<tokio::sync::oneshot::Sender<()>>) {
+        if !std::mem::take(&mut self.open) {
+            return;
+        }
+        self.hand_over(self.left.len().max(self.right.len()));
+        self.archive.send(Job::Close { call: self.call, done });
+    }
+
+    fn hand_over(&mut self, samples: usize) {
+        if samples == 0 {
+            return;
+        }
+        let take = |side: &mut Vec<i16>| {
+            let mut block: Vec<i16> = side.drain(..samples.min(side.len())).collect();
+            block.resize(samples, 0);
+            block
+        };
+        let (left, right) = (take(&mut self.left), take(&mut self.right));
+        self.written += samples;
+        self.archive.send(Job::Audio { call: self.call, left, right });
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.close(None);
+    }
+}
+
+fn write_all(queue: &Receiver<Job>, dir: &Path) {
+    let mut open: HashMap<CallId, StereoRecorder> = HashMap::new();
+    while let Ok(job) = queue.recv() {
+        match job {
+            Job::Audio { call, left, right } => {
+                let file = match open.entry(call) {
+                    std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+                    std::collections::hash_map::Entry::Vacant(entry) => match create(dir, call) {
+                        Ok(file) => entry.insert(file),
+                        Err(error) => {
+                            error!(%call, %error, "recording could not be created");
+                            continue;
+                        }
+                    },
+                };
+                if let Err(error) = file.write(&left, &right) {
+                    warn!(%call, %error, "recording could not be written");
+                }
+            }
+            Job::Record { call, json } => {
+                if let Err(error) = replace(&dir.join(call.to_string()), &json) {
+                    error!(%call, %error, "call record could not be written");
+                }
+            }
+            Job::Close { call, done } => {
+                if let Some(file) = open.remove(&call)
+                    && let Err(error) = file.finish()
+                {
+                    warn!(%call, %error, "recording could not be closed");
+                }
+                if let Some(done) = done {
+                    let _ = done.send(());
+                }
+            }
+        }
+    }
+}
+
+fn create(dir: &Path, call: CallId) -> anyhow::Result<StereoRecorder> {
+    let folder = dir.join(call.to_string());
+    std::fs::create_dir_all(&folder)?;
+    Ok(StereoRecorder::create(&folder.join("call.wav"), RATE)?)
+}
+
+/// Writes beside and renames, so that a crash leaves the old record or the new one.
+fn replace(folder: &Path, json: &[u8]) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let beside = folder.join("record.json.part");
+    std::fs::write(&beside, json)?;
+    std::fs::rename(beside, folder.join("record.json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agent_sound_lands_where_it_was_heard_and_a_cut_takes_back_the_rest() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let config = RecordingConfig { enabled: true, dir: dir.path().into() };
+        let (archive, thread) = Archive::start(config).expect("starts");
+        let (call, t0) = (CallId::new(), Instant::now());
+        let mut recorder = archive.recorder(call, t0);
+        let path = archive.folder(call).join("call.wav");
+        recorder.caller(&[1; 8000]);
+        recorder.agent(t0 + Duration::from_millis(500), &[2; 4000]);
+        recorder.cut(t0 + Duration::from_millis(750));
+        drop((recorder, archive));
+        thread.join().expect("the thread ends when its users are gone");
+        let samples: Vec<i16> = hound::WavReader::open(path).expect("readable").samples().map(|s| s.expect("whole")).collect();
+        let right: Vec<i16> = samples.iter().skip(1).step_by(2).copied().collect();
+        assert_eq!(right.len(), 8000);
+        assert_eq!(right.iter().position(|&s| s == 2), Some(4000));
+        assert_eq!(right.iter().rposition(|&s| s == 2), Some(5999));
+    }
+}

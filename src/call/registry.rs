@@ -1,10 +1,33 @@
 //! The calls that are running: starting one, finding one, draining them all.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use dashmap::DashMap;
+use futures::FutureExt;
+use metrics::{counter, gauge};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, error, info_span, warn};
+
+use crate::agent::memory::Memory;
 use crate::agent::profile::AgentProfile;
-use crate::call::handle::CallHandle;
-use crate::telephony::{CallId, Direction, PhoneNumber};
+use crate::agent::prompt;
+use crate::agent::tools::{ToolBox, ToolRegistry};
+use crate::call::actor::{Call, Parts};
+use crate::call::engines::Engines;
+use crate::call::handle::{COMMAND_QUEUE, CallCommand, CallEvent, CallEvents, CallHandle, CallStatus, EVENT_QUEUE};
+use crate::call::record::{CallRecord, Interruptions};
+use crate::call::recorder::Archive;
+use crate::clock;
+use crate::conversation::settings::TurnSettings;
+use crate::conversation::transcript::Transcript;
+use crate::telephony::{CallEnd, CallId, Direction, EndReason, Party, PhoneNumber};
 use crate::transport::leg::Leg;
 
 /// Everything a call needs to know before its first packet.
@@ -29,27 +52,210 @@ pub enum Refused {
     Draining,
     #[error("limits.max_calls is reached")]
     Full,
-    /// The agent names an engine that is not configured.
-    #[error("the agent's engine is not configured")]
-    NoEngine,
+    /// The agent names an engine or a tool that is not configured; the log says which.
+    #[error("the agent is not set up for calls")]
+    NotSetUp,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Calls at once; one more is refused as busy. A call costs about 1 MB and 0.3 % of a core without local models.
+    pub max_calls: usize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { max_calls: 500 }
+    }
+}
+
+/// A call's record, shared between its task and the supervisor that closes it if the task panics.
+#[derive(Clone)]
+pub(crate) struct SharedRecord(Arc<Mutex<CallRecord>>);
+
+impl SharedRecord {
+    /// Short: never held across an await. A record is plain data, so a poisoned one is still good.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, CallRecord> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The running calls. Cheap to clone.
 #[derive(Clone)]
-pub struct Calls {}
+pub struct Calls {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engines: Engines,
+    tools: ToolRegistry,
+    settings: TurnSettings,
+    limits: LimitsConfig,
+    archive: Archive,
+    events: CallEvents,
+    running: DashMap<CallId, CallHandle>,
+    draining: AtomicBool,
+    drained: CancellationToken,
+    tasks: TaskTracker,
+}
 
 impl Calls {
+    pub fn new(engines: Engines, tools: ToolRegistry, settings: TurnSettings, limits: LimitsConfig, archive: Archive) -> Self {
+        let (events, _) = broadcast::channel(EVENT_QUEUE);
+        Self {
+            inner: Arc::new(Inner {
+                engines,
+                tools,
+                settings,
+                limits,
+                archive,
+                events,
+                running: DashMap::new(),
+                draining: AtomicBool::new(false),
+                drained: CancellationToken::new(),
+                tasks: TaskTracker::new(),
+            }),
+        }
+    }
+
     /// Whether a call would be taken now: not draining, below `limits.max_calls`.
     pub fn ready(&self) -> Result<(), Refused> {
-        todo!()
+        if self.inner.draining.load(Ordering::Acquire) {
+            Err(Refused::Draining)
+        } else if self.inner.running.len() >= self.inner.limits.max_calls {
+            Err(Refused::Full)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether this agent can take calls: its engines, workflow and tools are there.
+    pub fn can_run(&self, agent: &AgentProfile) -> Result<(), String> {
+        self.inner.engines.for_agent(agent).map_err(|error| error.to_string())?;
+        ToolBox::new(&agent.tools, &self.inner.tools).map_err(|error| error.to_string())?;
+        Ok(())
     }
 
     /// Starts the call's task; the leg's packets must be flowing or about to.
-    pub fn start(&self, _setup: CallSetup, _leg: Leg) -> Result<CallHandle, Refused> {
-        todo!()
+    pub fn start(&self, setup: CallSetup, leg: Leg) -> Result<CallHandle, Refused> {
+        self.ready()?;
+        let inner = &self.inner;
+        let refuse = |what: String| {
+            error!(call = %setup.id, agent = %setup.agent.name, fault = %what, "call refused");
+            Refused::NotSetUp
+        };
+        let engines = inner.engines.for_agent(&setup.agent).map_err(|error| refuse(error.to_string()))?;
+        let tools = ToolBox::new(&setup.agent.tools, &inner.tools).map_err(|error| refuse(error.to_string()))?;
+        let start = tokio::time::Instant::now().into_std();
+        let record = SharedRecord(Arc::new(Mutex::new(first_record(&setup))));
+        let (commands_tx, commands) = mpsc::channel(COMMAND_QUEUE);
+        let (status, watch) = watch::channel(CallStatus::Talking);
+        let hangup = CancellationToken::new();
+        let id = setup.id;
+        let call = Call::new(Parts {
+            memory: Memory::new(prompt::system(&setup.agent, &setup.from, &setup.to)),
+            settings: inner.settings.with(&setup.agent.turn),
+            leg,
+            engines,
+            tools: Arc::new(tools),
+            recorder: inner.archive.recorder(id, start),
+            record: record.clone(),
+            events: inner.events.clone(),
+            commands,
+            hangup: hangup.clone(),
+            drained: inner.drained.clone(),
+            start,
+            setup: setup.clone(),
+        })
+        .map_err(|error| refuse(error.to_string()))?;
+        let handle = CallHandle { id, commands: commands_tx, status: watch, hangup };
+        inner.running.insert(id, handle.clone());
+        gauge!("offhook_calls_active").increment(1);
+        let span = info_span!("call", call_id = %id, leg = setup.provider);
+        let this = self.clone();
+        inner.tasks.spawn(async move { this.supervise(call, record, status, id).await }.instrument(span));
+        Ok(handle)
+    }
+
+    /// Runs the call and closes its books, whatever happens in it.
+    async fn supervise(&self, call: Call, record: SharedRecord, status: watch::Sender<CallStatus>, id: CallId) {
+        let end = match AssertUnwindSafe(call.run()).catch_unwind().await {
+            Ok(end) => end,
+            Err(_) => {
+                let end = CallEnd::new(Party::System, EndReason::Panicked);
+                error!("a call's task panicked; the call is over, the others go on");
+                {
+                    let mut record = record.lock();
+                    record.end = Some(end);
+                    record.ended = Some(clock::now());
+                    self.inner.archive.recorder(id, tokio::time::Instant::now().into_std()).record(&record);
+                }
+                let _ = self.inner.events.send(CallEvent::Ended { call: id, end });
+                end
+            }
+        };
+        self.inner.running.remove(&id);
+        gauge!("offhook_calls_active").decrement(1);
+        counter!("offhook_call_end_total", "by" => end.by.label(), "reason" => end.reason.label()).increment(1);
+        status.send_replace(CallStatus::Ended(end));
     }
 
     pub fn active(&self) -> usize {
-        todo!()
+        self.inner.running.len()
+    }
+
+    pub fn find(&self, id: CallId) -> Option<CallHandle> {
+        self.inner.running.get(&id).map(|handle| handle.clone())
+    }
+
+    /// What happens on all calls, from now on.
+    pub fn events(&self) -> broadcast::Receiver<CallEvent> {
+        self.inner.events.subscribe()
+    }
+
+    /// Takes no more calls, lets those that run finish until `grace` is over (asking them to wind up a little before),
+    /// ends the rest, and waits for them.
+    pub async fn drain(&self, grace: Duration) {
+        self.inner.draining.store(true, Ordering::Release);
+        self.inner.tasks.close();
+        let goodbye = GOODBYE.min(grace / 2);
+        if tokio::time::timeout(grace - goodbye, self.inner.tasks.wait()).await.is_ok() {
+            return;
+        }
+        for handle in &self.inner.running {
+            handle.command(CallCommand::WindDown);
+        }
+        if tokio::time::timeout(goodbye, self.inner.tasks.wait()).await.is_err() {
+            warn!(calls = self.active(), "ending the calls that are left");
+            self.inner.drained.cancel();
+            let _ = tokio::time::timeout(LAST, self.inner.tasks.wait()).await;
+        }
+    }
+}
+
+/// Enough for a spoken goodbye.
+const GOODBYE: Duration = Duration::from_secs(8);
+/// A cancelled call closes its files within this.
+const LAST: Duration = Duration::from_secs(5);
+
+fn first_record(setup: &CallSetup) -> CallRecord {
+    CallRecord {
+        id: setup.id,
+        direction: setup.direction,
+        company: setup.company.clone(),
+        provider: setup.provider.into(),
+        provider_call: setup.provider_call.clone(),
+        from: setup.from.clone(),
+        to: setup.to.clone(),
+        agent: setup.agent.name.clone(),
+        started: clock::now(),
+        ended: None,
+        end: None,
+        transcript: Transcript::default(),
+        remembered: BTreeMap::new(),
+        handover: None,
+        interruptions: Interruptions::default(),
+        faults: Vec::new(),
     }
 }

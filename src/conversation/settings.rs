@@ -91,6 +91,8 @@ settings! {
     max_turn_ms: u64 = 60_000;
     /// Rounds of tool calls in one turn.
     max_tool_steps: u32 = 4;
+    /// Replies in a row that an engine failed to make before the call is ended; 0 = apologise for ever.
+    max_engine_failures: u32 = 3;
     /// Time that one tool may take.
     tool_limit_ms: u64 = 5000;
 }

@@ -40,6 +40,8 @@ pub const LEG_COMMAND_QUEUE: usize = 64;
 /// What the call holds. Dropping it hangs up: the transport's task sees the token and says goodbye.
 pub struct Leg {
     pub codec: Codec,
+    /// Look for key tones in the sound: this carrier does not report keys itself.
+    pub in_band_keys: bool,
     pub events: mpsc::Receiver<LegEvent>,
     pub commands: mpsc::Sender<LegCommand>,
     /// Cancelled by either side: the call hangs up, or the transport lost its socket.
@@ -59,7 +61,7 @@ impl Leg {
         let (events_tx, events) = mpsc::channel(LEG_EVENT_QUEUE);
         let (commands, commands_rx) = mpsc::channel(LEG_COMMAND_QUEUE);
         let hangup = CancellationToken::new();
-        let leg = Leg { codec, events, commands, hangup: hangup.clone(), _guard: hangup.clone().drop_guard() };
+        let leg = Leg { codec, in_band_keys: false, events, commands, hangup: hangup.clone(), _guard: hangup.clone().drop_guard() };
         (leg, LegSide { events: events_tx, commands: commands_rx, hangup })
     }
 }

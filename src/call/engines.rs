@@ -1,0 +1,96 @@
+//! Which engines a call uses: the configured ones by name, resolved for one agent when its call starts.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use crate::agent::builtin::Builtin;
+use crate::agent::profile::AgentProfile;
+use crate::agent::workflow::Workflow;
+use crate::speech::llm::LanguageModel;
+use crate::speech::stt::Transcriber;
+use crate::speech::tts::cache::CachedSynthesizer;
+
+/// Everything that was configured and opened, by name.
+#[derive(Default)]
+pub struct Engines {
+    pub stt: HashMap<String, Arc<dyn Transcriber>>,
+    /// With a memory for greetings and fixed phrases, shared by all calls.
+    pub tts: HashMap<String, CachedSynthesizer>,
+    pub llm: HashMap<String, Arc<dyn LanguageModel>>,
+    /// What an agent without a choice gets.
+    pub default_stt: String,
+    pub default_tts: String,
+    pub default_llm: String,
+    /// Parsed workflows by their text: agents change rarely, calls start often.
+    workflows: Mutex<HashMap<String, Arc<Workflow>>>,
+}
+
+/// The three engines of one call.
+#[derive(Clone)]
+pub struct CallEngines {
+    pub stt: Arc<dyn Transcriber>,
+    pub tts: CachedSynthesizer,
+    pub llm: Arc<dyn LanguageModel>,
+    /// Present where the builtin engine answers: the graph also tells turn-taking what the caller is asked for.
+    pub builtin: Option<Arc<Builtin>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("agent {agent:?} wants {kind} engine {name:?}, which is not configured; configured: {known}")]
+    Unknown { agent: String, kind: &'static str, name: String, known: String },
+    #[error("agent {agent:?} uses the builtin engine but has no workflow; set `workflow` or another `llm` engine")]
+    NoWorkflow { agent: String },
+    #[error("agent {agent:?}: {detail}")]
+    Workflow { agent: String, detail: String },
+}
+
+/// Workflows kept parsed.
+const WORKFLOWS: usize = 64;
+
+impl Engines {
+    pub fn for_agent(&self, agent: &AgentProfile) -> Result<CallEngines, EngineError> {
+        let stt = pick(&self.stt, "stt", &agent.stt.engine, &self.default_stt, agent)?;
+        let tts = pick(&self.tts, "tts", &agent.tts.engine, &self.default_tts, agent)?;
+        let name = if agent.llm.engine.is_empty() { &self.default_llm } else { &agent.llm.engine };
+        if name != "builtin" {
+            let llm = pick(&self.llm, "llm", name, name, agent)?;
+            return Ok(CallEngines { stt, tts, llm, builtin: None });
+        }
+        let builtin = Arc::new(Builtin::new(self.workflow(agent)?));
+        Ok(CallEngines { stt, tts, llm: builtin.clone(), builtin: Some(builtin) })
+    }
+
+    fn workflow(&self, agent: &AgentProfile) -> Result<Arc<Workflow>, EngineError> {
+        let Some(text) = &agent.workflow else {
+            return Err(EngineError::NoWorkflow { agent: agent.name.clone() });
+        };
+        let mut cache = self.workflows.lock().expect("no panic while the cache is held");
+        if let Some(workflow) = cache.get(text) {
+            return Ok(workflow.clone());
+        }
+        let workflow = Workflow::parse(text)
+            .map_err(|error| EngineError::Workflow { agent: agent.name.clone(), detail: error.to_string() })?;
+        if cache.len() >= WORKFLOWS {
+            cache.clear();
+        }
+        let workflow = Arc::new(workflow);
+        cache.insert(text.clone(), workflow.clone());
+        Ok(workflow)
+    }
+}
+
+fn pick<T: Clone>(
+    engines: &HashMap<String, T>,
+    kind: &'static str,
+    name: &str,
+    default: &str,
+    agent: &AgentProfile,
+) -> Result<T, EngineError> {
+    let name = if name.is_empty() { default } else { name };
+    engines.get(name).cloned().ok_or_else(|| {
+        let mut known: Vec<&str> = engines.keys().map(String::as_str).collect();
+        known.sort_unstable();
+        EngineError::Unknown { agent: agent.name.clone(), kind, name: name.into(), known: known.join(", ") }
+    })
+}
