@@ -1,1 +1,515 @@
-//! To be written.
+//! Puts packets in order of media time and hands them out: at once on an ordered transport (target 0), or held back by a
+//! target that absorbs the network's jitter. Bounded; what it drops it counts. It does not conceal and does not decode.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::media::frame::{FRAME, MediaTime};
+use crate::media::g711;
+use crate::media::packet::Packet;
+
+/// Packets held at most, whatever `max_ms` says: 1.28 s of 20 ms packets, 32 KB.
+const MAX_PACKETS: usize = 64;
+/// Places of packets already handed out that are remembered, to tell a duplicate from a late packet.
+const REMEMBERED: usize = 32;
+/// Timestamps rounded by a sender may overlap or gap by this much and still follow on from each other.
+const SLOP: Duration = Duration::from_millis(9);
+/// Packets in a row that are late by more than [`BEHIND`] show that the sender's timestamps began anew. Reordering is a
+/// matter of milliseconds.
+const RESTART: u32 = 3;
+const BEHIND: Duration = Duration::from_secs(1);
+/// A step forward of more than this is a restart as well, not that many lost packets.
+const JUMP: Duration = Duration::from_secs(5);
+/// The least held over this many pulls (one second) is delay that nothing needs.
+const WINDOW: u32 = 50;
+/// Delay above the target that is left alone: one packet under way, one for the tick's phase.
+const SLACK: Duration = Duration::from_millis(40);
+/// Mean magnitude under which a packet counts as silence and is the first to be dropped: -50 dBFS.
+const SILENT: i32 = 100;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JitterConfig {
+    /// How long packets are held so that late ones can overtake, in ms. 0 (the default) suits websockets, whose order is
+    /// guaranteed; each ms is a ms of delay.
+    pub target_ms: u32,
+    /// Audio held at most, in ms; beyond it the oldest is dropped.
+    pub max_ms: u32,
+}
+
+impl Default for JitterConfig {
+    fn default() -> Self {
+        Self { target_ms: 0, max_ms: 500 }
+    }
+}
+
+/// What a tick gets.
+#[derive(Clone, Debug)]
+pub enum Pull {
+    Packet(Packet),
+    /// Nothing is due: no packet yet, a lost one, or a stall. [`JitterBuffer::quiet_for`] tells a stall from a gap.
+    Missing,
+}
+
+/// What became of packets, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JitterCounters {
+    pub received: u64,
+    /// Arrived after their place had been passed; dropped.
+    pub late: u64,
+    /// Arrived twice; the second dropped.
+    pub duplicate: u64,
+    /// Places of 20 ms that were passed without a packet.
+    pub lost: u64,
+    /// Dropped because more than `max_ms` was held.
+    pub overflow: u64,
+    /// Dropped to win back delay that a stall had left, silent packets first.
+    pub drained: u64,
+    /// Times the sender's timestamps started anew.
+    pub restarts: u64,
+}
+
+struct Held {
+    packet: Packet,
+    arrived: Instant,
+}
+
+pub struct JitterBuffer {
+    target: Duration,
+    max: Duration,
+    /// In order of media time, no place twice.
+    held: VecDeque<Held>,
+    /// Where the next packet should start; none before the first packet has gone out.
+    next: Option<MediaTime>,
+    passed: VecDeque<MediaTime>,
+    late_in_a_row: u32,
+    last_arrival: Option<Instant>,
+    /// Whether the first packets have been held for the target.
+    started: bool,
+    least_held: Duration,
+    pulls: u32,
+    /// Delay found to be of no use, and whether speech may still be cut for it in this second.
+    spare: Duration,
+    may_cut: bool,
+    counters: JitterCounters,
+}
+
+impl JitterBuffer {
+    pub fn new(config: JitterConfig) -> Self {
+        let target = Duration::from_millis(u64::from(config.target_ms));
+        Self {
+            target,
+            max: Duration::from_millis(u64::from(config.max_ms)).max(target + SLACK),
+            held: VecDeque::with_capacity(MAX_PACKETS + 1),
+            next: None,
+            passed: VecDeque::with_capacity(REMEMBERED),
+            late_in_a_row: 0,
+            last_arrival: None,
+            started: false,
+            least_held: Duration::MAX,
+            pulls: 0,
+            spare: Duration::ZERO,
+            may_cut: false,
+            counters: JitterCounters::default(),
+        }
+    }
+
+    pub fn counters(&self) -> JitterCounters {
+        self.counters
+    }
+
+    /// Audio held.
+    pub fn held(&self) -> Duration {
+        self.held.iter().map(|held| held.packet.duration()).sum()
+    }
+
+    /// Time since a packet last arrived; `None` before the first. From 200 ms on a call feeds silence in their place.
+    pub fn quiet_for(&self, now: Instant) -> Option<Duration> {
+        self.last_arrival.map(|last| now.saturating_duration_since(last))
+    }
+
+    pub fn push(&mut self, now: Instant, packet: Packet) {
+        self.counters.received += 1;
+        self.last_arrival = Some(now);
+        if packet.payload().is_empty() {
+            return;
+        }
+        if let Some(next) = self.next {
+            let passed = packet.at + SLOP < next || self.passed.back().is_some_and(|&last| packet.at <= last);
+            if passed && !self.takes_restart(&packet, next) {
+                return;
+            }
+            let newest = self.held.back().map_or(next, |held| held.packet.at);
+            if packet.at - newest > JUMP {
+                self.restart();
+            }
+        }
+        self.late_in_a_row = 0;
+        let place = self.held.partition_point(|held| held.packet.at < packet.at);
+        if self.held.get(place).is_some_and(|held| held.packet.at == packet.at) {
+            self.counters.duplicate += 1;
+            return;
+        }
+        self.held.insert(place, Held { packet, arrived: now });
+        while self.held.len() > MAX_PACKETS || (self.held.len() > 1 && self.held() > self.max) {
+            self.take_front();
+            self.counters.overflow += 1;
+        }
+    }
+
+    /// The packet that may be heard now, for use on arrival: with a target of 0 whatever is first in order, else the
+    /// first once it has been held for the target. Call until `None`.
+    pub fn pop_ready(&mut self, now: Instant) -> Option<Packet> {
+        let front = self.held.front()?;
+        let due = now.saturating_duration_since(front.arrived) >= self.target;
+        if due { self.take_front() } else { None }
+    }
+
+    /// One packet for a 20 ms tick, in order of media time.
+    pub fn pull(&mut self, now: Instant) -> Pull {
+        let Some(front) = self.held.front() else {
+            // A stall: the place is kept, so that what was only delayed is still heard.
+            self.measure(Duration::ZERO);
+            return Pull::Missing;
+        };
+        if !self.started {
+            if self.held() < self.target && now.saturating_duration_since(front.arrived) < self.target {
+                return Pull::Missing;
+            }
+            self.started = true;
+        }
+        if let Some(next) = self.next
+            && self.target > Duration::ZERO
+            && front.packet.at > next + SLOP
+        {
+            // Its place in time passes with this tick; the packets behind it keep theirs.
+            self.next = Some(next + FRAME);
+            self.counters.lost += 1;
+            return Pull::Missing;
+        }
+        self.measure(self.held());
+        self.drain();
+        self.take_front().map_or(Pull::Missing, Pull::Packet)
+    }
+
+    /// Hands out the first packet; places skipped before it are lost.
+    fn take_front(&mut self) -> Option<Packet> {
+        let packet = self.held.pop_front()?.packet;
+        if let Some(next) = self.next
+            && packet.at > next + SLOP
+        {
+            let gap = packet.at - next;
+            self.counters.lost += (gap + FRAME / 2).as_millis() as u64 / FRAME.as_millis() as u64;
+        }
+        // Never backwards: an overlap within the slop must not let an older place in again.
+        let end = packet.at + packet.duration();
+        self.next = Some(self.next.map_or(end, |next| next.max(end)));
+        if self.passed.len() == REMEMBERED {
+            self.passed.pop_front();
+        }
+        self.passed.push_back(packet.at);
+        Some(packet)
+    }
+
+    /// Whether a packet from before `next` shows that the sender's timestamps began anew. If not, it is late or a
+    /// duplicate, and counted.
+    fn takes_restart(&mut self, packet: &Packet, next: MediaTime) -> bool {
+        if self.passed.contains(&packet.at) {
+            self.counters.duplicate += 1;
+            return false;
+        }
+        if next - packet.at > BEHIND {
+            self.late_in_a_row += 1;
+        }
+        if self.late_in_a_row >= RESTART {
+            self.restart();
+            return true;
+        }
+        self.counters.late += 1;
+        false
+    }
+
+    fn restart(&mut self) {
+        self.counters.restarts += 1;
+        self.counters.overflow += self.held.len() as u64;
+        self.held.clear();
+        self.passed.clear();
+        self.next = None;
+        self.started = false;
+        self.late_in_a_row = 0;
+        self.spare = Duration::ZERO;
+    }
+
+    /// Notes what is held at a tick; once a second the least of it tells how much of the delay nothing needed.
+    fn measure(&mut self, held: Duration) {
+        self.least_held = self.least_held.min(held);
+        self.pulls += 1;
+        if self.pulls == WINDOW {
+            self.spare = self.least_held.saturating_sub(self.target + SLACK);
+            self.pulls = 0;
+            self.least_held = Duration::MAX;
+            self.may_cut = true;
+        }
+    }
+
+    /// Wins back delay that a stall has left: silence is skipped at once, one packet a tick; of speech one packet a
+    /// second, and only when twice the wanted delay is held.
+    fn drain(&mut self) {
+        let Some(front) = self.held.front() else { return };
+        if self.spare.is_zero() || self.held.len() < 2 {
+            return;
+        }
+        let cut = self.may_cut && self.spare > self.target + SLACK;
+        if is_silent(&front.packet) || cut {
+            self.spare = self.spare.saturating_sub(front.packet.duration());
+            self.may_cut = false;
+            self.counters.drained += 1;
+            self.take_front();
+        }
+    }
+}
+
+fn is_silent(packet: &Packet) -> bool {
+    let payload = packet.payload();
+    let sum: i32 = payload.iter().map(|&code| i32::from(g711::decode(packet.codec, code)).abs()).sum();
+    sum <= SILENT * payload.len() as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::media::packet::Codec;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// A packet of 20 ms at `at_ms`, loud.
+    fn packet(at_ms: u64) -> Packet {
+        Packet::new(Codec::Pcmu, MediaTime::from_millis(at_ms), &[0x80; 160]).expect("20 ms fit")
+    }
+
+    fn silence(at_ms: u64) -> Packet {
+        Packet::new(Codec::Pcmu, MediaTime::from_millis(at_ms), &[0xFF; 160]).expect("20 ms fit")
+    }
+
+    fn buffer(target_ms: u32) -> JitterBuffer {
+        JitterBuffer::new(JitterConfig { target_ms, max_ms: 500 })
+    }
+
+    fn ready(buffer: &mut JitterBuffer, now: Instant) -> Vec<u64> {
+        std::iter::from_fn(|| buffer.pop_ready(now)).map(|packet| packet.at.as_millis()).collect()
+    }
+
+    fn pulled(buffer: &mut JitterBuffer, now: Instant) -> Option<u64> {
+        match buffer.pull(now) {
+            Pull::Packet(packet) => Some(packet.at.as_millis()),
+            Pull::Missing => None,
+        }
+    }
+
+    #[test]
+    fn without_a_target_a_packet_is_heard_on_arrival() {
+        let (mut jitter, t0) = (buffer(0), Instant::now());
+        for n in 0..5 {
+            jitter.push(t0 + ms(20 * n), packet(20 * n));
+            assert_eq!(ready(&mut jitter, t0 + ms(20 * n)), [20 * n]);
+        }
+        assert_eq!(jitter.counters(), JitterCounters { received: 5, ..Default::default() });
+    }
+
+    #[test]
+    fn without_a_target_a_gap_is_passed_at_once_and_counted() {
+        let (mut jitter, t0) = (buffer(0), Instant::now());
+        jitter.push(t0, packet(0));
+        assert_eq!(ready(&mut jitter, t0), [0]);
+        jitter.push(t0, packet(80));
+        assert_eq!(ready(&mut jitter, t0), [80]);
+        assert_eq!(jitter.counters().lost, 3);
+        jitter.push(t0, packet(40));
+        assert_eq!(ready(&mut jitter, t0), [0; 0]);
+        assert_eq!(jitter.counters().late, 1);
+    }
+
+    #[test]
+    fn a_packet_that_comes_twice_is_heard_once() {
+        let (mut jitter, t0) = (buffer(0), Instant::now());
+        for at in [0, 20, 20, 0, 40] {
+            jitter.push(t0, packet(at));
+        }
+        assert_eq!(ready(&mut jitter, t0), [0, 20, 40]);
+        jitter.push(t0, packet(20));
+        assert_eq!(ready(&mut jitter, t0), [0; 0]);
+        assert_eq!((jitter.counters().duplicate, jitter.counters().late), (3, 0));
+    }
+
+    #[test]
+    fn with_a_target_a_late_packet_is_put_in_its_place() {
+        let (mut jitter, t0) = (buffer(60), Instant::now());
+        let mut heard = Vec::new();
+        let order = [0, 20, 60, 40, 80, 120, 100, 140];
+        for tick in 0..12 {
+            if let Some(&at) = order.get(tick) {
+                jitter.push(t0 + ms(20 * tick as u64), packet(at));
+            }
+            heard.extend(pulled(&mut jitter, t0 + ms(20 * tick as u64)));
+        }
+        assert_eq!(heard, [0, 20, 40, 60, 80, 100, 120, 140]);
+        assert_eq!((jitter.counters().late, jitter.counters().lost), (0, 0));
+    }
+
+    #[test]
+    fn the_target_delays_the_first_packet_and_no_more() {
+        for target in [20, 40, 100] {
+            let (mut jitter, t0) = (buffer(target), Instant::now());
+            let mut first = None;
+            for tick in 0..20_u64 {
+                jitter.push(t0 + ms(20 * tick), packet(20 * tick));
+                if pulled(&mut jitter, t0 + ms(20 * tick)).is_some() && first.is_none() {
+                    first = Some(20 * (tick + 1));
+                }
+            }
+            assert_eq!(first, Some(u64::from(target)), "packets of {target} ms are held first");
+        }
+    }
+
+    #[test]
+    fn a_lost_packet_leaves_one_empty_tick() {
+        let (mut jitter, t0) = (buffer(40), Instant::now());
+        let mut heard = Vec::new();
+        for tick in 0..6_u64 {
+            if tick != 2 {
+                jitter.push(t0 + ms(20 * tick), packet(20 * tick));
+            }
+            heard.push(pulled(&mut jitter, t0 + ms(20 * tick)));
+        }
+        assert_eq!(heard, [None, Some(0), Some(20), None, Some(60), Some(80)]);
+        assert_eq!(jitter.counters().lost, 1);
+    }
+
+    #[test]
+    fn a_stall_shows_as_missing_and_as_quiet_time() {
+        let (mut jitter, t0) = (buffer(0), Instant::now());
+        assert_eq!(jitter.quiet_for(t0), None);
+        jitter.push(t0, packet(0));
+        assert_eq!(pulled(&mut jitter, t0), Some(0));
+        assert_eq!(pulled(&mut jitter, t0 + ms(20)), None);
+        assert_eq!(jitter.quiet_for(t0 + ms(200)), Some(ms(200)));
+    }
+
+    /// One second of stall, then all of it at once, then packets in time again.
+    fn after_a_stall(make: fn(u64) -> Packet, seconds: u64) -> JitterBuffer {
+        let (mut jitter, t0) = (buffer(0), Instant::now());
+        for n in 0..15 {
+            jitter.push(t0, packet(20 * n));
+        }
+        for tick in 0..seconds * 50 {
+            let now = t0 + ms(20 * tick);
+            jitter.push(now, make(300 + 20 * tick));
+            assert!(jitter.held() <= ms(500));
+            let _ = jitter.pull(now);
+        }
+        jitter
+    }
+
+    #[test]
+    fn delay_left_by_a_stall_is_won_back_in_silence() {
+        let jitter = after_a_stall(silence, 3);
+        assert!(jitter.held() <= SLACK, "{:?} left", jitter.held());
+        assert!(jitter.counters().drained >= 10);
+        assert_eq!(jitter.counters().lost, 0);
+    }
+
+    #[test]
+    fn speech_is_cut_by_a_packet_a_second_at_most() {
+        let jitter = after_a_stall(packet, 3);
+        assert!((1..=3).contains(&jitter.counters().drained), "{:?}", jitter.counters());
+        let jitter = after_a_stall(packet, 20);
+        assert!(jitter.held() <= SLACK * 2 + FRAME, "{:?} left", jitter.held());
+    }
+
+    #[test]
+    fn above_the_maximum_the_oldest_is_dropped_and_counted() {
+        let (mut jitter, t0) = (buffer(0), Instant::now());
+        for n in 0..40 {
+            jitter.push(t0, packet(20 * n));
+        }
+        assert_eq!((jitter.held(), jitter.counters().overflow), (ms(500), 15));
+        assert_eq!(ready(&mut jitter, t0).first(), Some(&300));
+    }
+
+    #[test]
+    fn timestamps_that_begin_anew_are_followed() {
+        let (mut jitter, t0) = (buffer(0), Instant::now());
+        jitter.push(t0, packet(60_000));
+        assert_eq!(ready(&mut jitter, t0), [60_000]);
+        for at in [0, 20, 40, 60] {
+            jitter.push(t0, packet(at));
+        }
+        assert_eq!(ready(&mut jitter, t0), [40, 60]);
+        jitter.push(t0, packet(90_000));
+        assert_eq!(ready(&mut jitter, t0), [90_000]);
+        assert_eq!((jitter.counters().restarts, jitter.counters().lost), (2, 0));
+    }
+
+    #[test]
+    fn rounded_timestamps_follow_on_from_each_other() {
+        let (mut jitter, t0) = (buffer(0), Instant::now());
+        for at in [0, 21, 39, 61, 80] {
+            jitter.push(t0, packet(at));
+        }
+        assert_eq!(ready(&mut jitter, t0), [0, 21, 39, 61, 80]);
+        assert_eq!((jitter.counters().late, jitter.counters().lost), (0, 0));
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Push(u64),
+        Pop,
+        Pull,
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_arrives_comes_out_in_order_once_and_bounded(
+            target in prop::sample::select(vec![0_u32, 40, 120]),
+            steps in prop::collection::vec(
+                prop_oneof![
+                    3 => (0_u64..45).prop_map(|n| Step::Push(20 * n)),
+                    1 => Just(Step::Pop),
+                    2 => Just(Step::Pull),
+                ],
+                1..300,
+            ),
+        ) {
+            let (mut jitter, t0) = (buffer(target), Instant::now());
+            let mut last = None;
+            let mut out = 0;
+            for (n, step) in steps.into_iter().enumerate() {
+                let now = t0 + ms(5 * n as u64);
+                let heard = match step {
+                    Step::Push(at) => {
+                        jitter.push(now, packet(at));
+                        None
+                    }
+                    Step::Pop => jitter.pop_ready(now).map(|packet| packet.at),
+                    Step::Pull => pulled(&mut jitter, now).map(MediaTime::from_millis),
+                };
+                prop_assert!(jitter.held() <= ms(500));
+                if heard.is_some() {
+                    prop_assert!(heard > last, "{heard:?} after {last:?}");
+                    last = heard;
+                    out += 1;
+                }
+            }
+            let counters = jitter.counters();
+            let held = (jitter.held().as_millis() / 20) as u64;
+            prop_assert_eq!(counters.received, out + held + counters.late + counters.duplicate + counters.overflow
+                + counters.drained, "every packet is accounted for");
+        }
+    }
+}
