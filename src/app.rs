@@ -6,38 +6,206 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
 
 use crate::agent::tools::ToolRegistry;
 use crate::call::engines::Engines;
 use crate::call::recorder::Archive;
-use crate::call::registry::{CallSetup, Calls, Refused};
+use crate::call::registry::Calls;
 use crate::config::Config;
-use crate::http::router::{self, AppState, ServerUrls, TakesCalls};
+use crate::http::config::{ServerUrls, TrustedProxies};
+use crate::http::router::{self, AppState};
+use crate::http::tokens::MediaTokens;
 use crate::speech::llm::LanguageModel;
 use crate::speech::llm::openai::OpenAiLlm;
 use crate::speech::scripted::{ScriptedModel, ScriptedSynthesizer, ScriptedTranscriber};
 use crate::speech::stt::Transcriber;
+use crate::speech::stt::fallback::{Fallback, FallbackConfig};
 use crate::speech::stt::google::GoogleStt;
 use crate::speech::stt::openai::OpenAiStt;
 use crate::speech::tts::Synthesizer;
-use crate::speech::tts::cache::CachedSynthesizer;
+use crate::speech::tts::cache::{CacheConfig, CachedSynthesizer};
 use crate::speech::tts::espeak::Espeak;
+use crate::speech::tts::fallback::{FallbackSynthesizer, TtsFallbackConfig};
 use crate::speech::tts::openai::OpenAiTts;
 use crate::store::directory::Directory;
 use crate::telemetry;
-use crate::transport::leg::Leg;
 
-/// A server that runs. Dropping it without `stop` leaves its calls to the process's end.
+/// A server that runs. `stop` drains it.
 pub struct App {
     pub calls: Calls,
+    /// The address really bound, also when the configuration says port 0.
     pub address: SocketAddr,
-    shutdown: CancellationToken,
-    server: tokio::task::JoinHandle<anyhow::Result<()>>,
+    serving: tokio::task::JoinHandle<std::io::Result<()>>,
+    upkeep: tokio::task::JoinHandle<()>,
+    /// Cancelled: take no more calls. Then: take no more connections.
+    draining: CancellationToken,
+    closing: CancellationToken,
+    sockets: TaskTracker,
     archive: JoinHandle<()>,
     drain: Duration,
+}
+
+impl App {
+    /// Opens the engines that the configuration and the agents name, and listens.
+    pub async fn start(config: Config, directory: Arc<ArcSwap<Directory>>) -> anyhow::Result<Self> {
+        let engines = open_engines(&config, &directory.load()).await?;
+        Self::with_engines(config, engines, directory).await
+    }
+
+    /// The same with engines made elsewhere: whole-call tests bring scripted ones.
+    pub async fn with_engines(
+        config: Config,
+        engines: Engines,
+        directory: Arc<ArcSwap<Directory>>,
+    ) -> anyhow::Result<Self> {
+        if config.telemetry.metrics {
+            telemetry::install_metrics()?;
+        }
+        let listener = TcpListener::bind(config.server.listen)
+            .await
+            .with_context(|| format!("cannot listen on {} (server.listen)", config.server.listen))?;
+        let address = listener.local_addr()?;
+        let urls = ServerUrls::new(&config.server, address)?;
+        let (archive, thread) = Archive::start(config.recording.clone())
+            .with_context(|| format!("cannot write to {} (recording.dir)", config.recording.dir.display()))?;
+        let calls = Calls::new(
+            engines,
+            ToolRegistry::default(),
+            config.turn.clone(),
+            config.limits.clone(),
+            archive,
+            config.speech.vad,
+        );
+        for line in directory.load().lines() {
+            if let Err(fault) = calls.can_run(&line.agent) {
+                warn!(agent = %line.agent.name, %fault, "a line is answered by an agent that cannot take calls");
+            }
+        }
+        let (draining, closing, sockets) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let state = AppState {
+            calls: Arc::new(calls.clone()),
+            directory,
+            tokens: Arc::new(MediaTokens::default()),
+            urls: Arc::new(urls),
+            proxies: Arc::new(TrustedProxies::new(&config.server)?),
+            media: Default::default(),
+            render_metrics: Arc::new(telemetry::render),
+            draining: draining.clone(),
+            sockets: sockets.clone(),
+        };
+        let serving = tokio::spawn(crate::http::serve(listener, router::router(state), closing.clone()));
+        let upkeep = tokio::spawn(telemetry::upkeep(closing.clone()));
+        let drain = Duration::from_secs(config.server.drain_s);
+        Ok(Self { calls, address, serving, upkeep, draining, closing, sockets, archive: thread, drain })
+    }
+
+    /// Takes no more calls, lets those that run finish within `server.drain_s`, ends the rest, and closes everything.
+    pub async fn stop(self) {
+        self.draining.cancel();
+        self.calls.drain(self.drain).await;
+        self.sockets.close();
+        let _ = tokio::time::timeout(CLOSE, self.sockets.wait()).await;
+        self.closing.cancel();
+        let _ = tokio::time::timeout(CLOSE, self.serving).await;
+        let _ = self.upkeep.await;
+        // The last sender of the archive goes with the calls; its thread then ends by itself.
+        drop(self.calls);
+        let archive = self.archive;
+        let _ = tokio::time::timeout(CLOSE, tokio::task::spawn_blocking(move || archive.join())).await;
+    }
+}
+
+/// Sockets that do not close by themselves are left to the end of the process after this.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// Engines that are named by the configuration or by an agent must open; the others are there when they can be.
+async fn open_engines(config: &Config, directory: &Directory) -> anyhow::Result<Engines> {
+    let (stt, tts, llm) = (&config.speech.stt, &config.speech.tts, &config.llm);
+    let agents: Vec<_> = directory.lines().map(|line| line.agent.clone()).collect();
+    let named = |default: &str, fallback: &str, of: &dyn Fn(&crate::agent::profile::AgentProfile) -> &str, name: &str| {
+        default == name || fallback == name || agents.iter().any(|agent| of(agent) == name)
+    };
+    let wants_stt = |name: &str| named(&stt.engine, &stt.fallback, &|agent| &agent.stt.engine, name);
+
+    let mut transcribers: HashMap<String, Arc<dyn Transcriber>> = HashMap::new();
+    #[cfg(feature = "whisper")]
+    if wants_stt("whisper") {
+        let settings = stt.whisper.clone();
+        let whisper = tokio::task::spawn_blocking(move || crate::speech::stt::whisper::Whisper::load(&settings))
+            .await?
+            .context("speech.stt.whisper")?;
+        transcribers.insert("whisper".into(), Arc::new(whisper));
+    }
+    transcribers.insert("openai".into(), Arc::new(OpenAiStt::new(&stt.openai).context("speech.stt.openai")?));
+    if wants_stt("google") {
+        transcribers.insert("google".into(), Arc::new(GoogleStt::new(&stt.google).context("speech.stt.google")?));
+    }
+    transcribers.insert("scripted".into(), Arc::new(ScriptedTranscriber::new(config.speech.scripted.clone())));
+    if !stt.fallback.is_empty() {
+        let second = wanted(&transcribers, "speech.stt.fallback", &stt.fallback)?;
+        for (name, first) in &mut transcribers {
+            if *name != stt.fallback && wants_stt(name) {
+                let both = Fallback::new(first.clone(), second.clone(), &FallbackConfig::default())
+                    .with_context(|| format!("speech.stt.fallback = {:?} behind {name:?}", stt.fallback))?;
+                *first = Arc::new(both);
+            }
+        }
+    }
+
+    let mut voices: HashMap<String, Arc<dyn Synthesizer>> = HashMap::new();
+    voices.insert("espeak".into(), Arc::new(Espeak::new(tts.espeak.clone())));
+    voices.insert("openai".into(), Arc::new(OpenAiTts::new(tts.openai.clone()).context("speech.tts.openai")?));
+    voices.insert("scripted".into(), Arc::new(ScriptedSynthesizer::new(config.speech.scripted.clone())));
+    if !tts.fallback.is_empty() {
+        let second = wanted(&voices, "speech.tts.fallback", &tts.fallback)?;
+        for (name, first) in &mut voices {
+            if *name != tts.fallback {
+                let settings = TtsFallbackConfig::default();
+                *first = Arc::new(FallbackSynthesizer::new(first.clone(), second.clone(), settings));
+            }
+        }
+    }
+
+    let mut models: HashMap<String, Arc<dyn LanguageModel>> = HashMap::new();
+    models.insert("openai".into(), Arc::new(OpenAiLlm::new(llm.openai.clone()).context("llm.openai")?));
+    models.insert("scripted".into(), Arc::new(ScriptedModel::new(config.speech.scripted.clone())));
+    if !llm.fallback.is_empty() && llm.fallback != "builtin" {
+        wanted(&models, "llm.fallback", &llm.fallback)?;
+    }
+    if llm.engine != "builtin" {
+        wanted(&models, "llm.engine", &llm.engine)?;
+    }
+    wanted(&transcribers, "speech.stt.engine", &stt.engine)?;
+    wanted(&voices, "speech.tts.engine", &tts.engine)?;
+    info!(stt = stt.engine, tts = tts.engine, llm = llm.engine, "engines are open");
+    Ok(Engines {
+        stt: transcribers,
+        tts: voices
+            .into_iter()
+            .map(|(name, voice)| (name, CachedSynthesizer::new(voice, CacheConfig::default())))
+            .collect(),
+        llm: models,
+        default_stt: stt.engine.clone(),
+        default_tts: tts.engine.clone(),
+        default_llm: llm.engine.clone(),
+        llm_fallback: llm.fallback.clone(),
+        ..Engines::default()
+    })
+}
+
+fn wanted<T: Clone>(engines: &HashMap<String, T>, key: &str, name: &str) -> anyhow::Result<T> {
+    match engines.get(name) {
+        Some(engine) => Ok(engine.clone()),
+        None => {
+            let mut known: Vec<&str> = engines.keys().map(String::as_str).collect();
+            known.sort_unstable();
+            bail!("{key} = {name:?} is no engine of this build; there are {}", known.join(", "))
+        }
+    }
 }

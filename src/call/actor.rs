@@ -28,6 +28,7 @@ use crate::conversation::settings::TurnSettings;
 use crate::conversation::transcript::{Line, ToolUse};
 use crate::conversation::turn::{Action, Event, Phrase, ReplyId, Turn};
 use crate::media::frame::FRAME;
+use crate::media::vad::Detector;
 use crate::speech::llm::ToolCall;
 use crate::speech::stt::{SttEvent, SttInput, SttRequest, SttSession};
 use crate::telephony::{CallEnd, EndReason, Party};
@@ -50,6 +51,7 @@ pub(crate) struct Parts {
     pub drained: CancellationToken,
     pub start: Instant,
     pub memory: Memory,
+    pub detector: Detector,
 }
 
 /// The reply that has, or is to have, the floor.
@@ -121,7 +123,7 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) fn new(parts: Parts) -> anyhow::Result<Self> {
-        let Parts { setup, leg, engines, settings, tools, recorder, record, events, commands, hangup, drained, start, memory } = parts;
+        let Parts { setup, leg, engines, settings, tools, recorder, record, events, commands, hangup, drained, start, memory, detector } = parts;
         let agent = setup.agent.clone();
         let stt = engines.stt.open(SttRequest { language: agent.language.clone(), hints: Vec::new() });
         let voice = Voice {
@@ -135,7 +137,7 @@ impl Call {
         for phrase in fixed_phrases(&agent) {
             engines.tts.remember(&voice.request(phrase));
         }
-        let ingress = Ingress::new(start, leg.codec, engines.stt.rate(), &settings, leg.in_band_keys)?;
+        let ingress = Ingress::new(start, leg.codec, engines.stt.rate(), &settings, leg.in_band_keys, detector)?;
         Ok(Self {
             turn: Turn::new(settings.clone(), agent.language.clone()),
             ingress,

@@ -7,6 +7,7 @@ use crate::agent::builtin::Builtin;
 use crate::agent::profile::AgentProfile;
 use crate::agent::workflow::Workflow;
 use crate::speech::llm::LanguageModel;
+use crate::speech::llm::fallback::{FallbackModel, LlmFallbackConfig};
 use crate::speech::stt::Transcriber;
 use crate::speech::tts::cache::CachedSynthesizer;
 
@@ -21,6 +22,8 @@ pub struct Engines {
     pub default_stt: String,
     pub default_tts: String,
     pub default_llm: String,
+    /// Answers when an agent's model fails: the name of a model, or `builtin` for agents with a workflow.
+    pub llm_fallback: String,
     /// Parsed workflows by their text: agents change rarely, calls start often.
     workflows: Mutex<HashMap<String, Arc<Workflow>>>,
 }
@@ -54,11 +57,25 @@ impl Engines {
         let tts = pick(&self.tts, "tts", &agent.tts.engine, &self.default_tts, agent)?;
         let name = if agent.llm.engine.is_empty() { &self.default_llm } else { &agent.llm.engine };
         if name != "builtin" {
-            let llm = pick(&self.llm, "llm", name, name, agent)?;
-            return Ok(CallEngines { stt, tts, llm, builtin: None });
+            let first = pick(&self.llm, "llm", name, name, agent)?;
+            return Ok(CallEngines { stt, tts, llm: self.backed_up(name, first, agent), builtin: None });
         }
         let builtin = Arc::new(Builtin::new(self.workflow(agent)?));
         Ok(CallEngines { stt, tts, llm: builtin.clone(), builtin: Some(builtin) })
+    }
+
+    /// The model with the configured fallback behind it, where this agent can use that.
+    fn backed_up(&self, name: &str, first: Arc<dyn LanguageModel>, agent: &AgentProfile) -> Arc<dyn LanguageModel> {
+        let second: Option<Arc<dyn LanguageModel>> = match self.llm_fallback.as_str() {
+            "" => None,
+            second if second == name => None,
+            "builtin" => self.workflow(agent).ok().map(|workflow| Arc::new(Builtin::new(workflow)) as _),
+            second => self.llm.get(second).cloned(),
+        };
+        match second {
+            Some(second) => Arc::new(FallbackModel::new(first, second, LlmFallbackConfig::default())),
+            None => first,
+        }
     }
 
     fn workflow(&self, agent: &AgentProfile) -> Result<Arc<Workflow>, EngineError> {

@@ -12,16 +12,13 @@ use crate::media::g711;
 use crate::media::jitter::{JitterBuffer, JitterConfig};
 use crate::media::packet::{Codec, Packet};
 use crate::media::resample::{ResampleError, Resampler};
-use crate::media::vad::{GateConfig, OffhookVad, SpeechGate, VadModel, VoiceDetector};
+use crate::media::vad::{Detector, GateSettings, PACKET, SpeechGate, VadError, VoiceDetector};
 use crate::speech::stt::AudioChunk;
 
 /// Without packets for so long, the tick feeds silence in their place.
 const STALL: Duration = Duration::from_millis(200);
 /// Without packets for so long, the leg has failed.
 const DEAD: Duration = Duration::from_secs(10);
-/// Samples of one judged frame, 20 ms at 8 kHz.
-const SAMPLES: usize = 160;
-
 /// What became of 20 ms of the caller.
 #[derive(Clone, Copy, Debug)]
 pub struct Judged {
@@ -30,13 +27,22 @@ pub struct Judged {
     pub key: Option<char>,
 }
 
+/// A call cannot listen: a fault of the configuration, found when the call starts.
+#[derive(Debug, thiserror::Error)]
+pub enum IngressError {
+    #[error(transparent)]
+    Rate(#[from] ResampleError),
+    #[error(transparent)]
+    Detector(#[from] VadError),
+}
+
 pub struct Ingress {
     codec: Codec,
     jitter: JitterBuffer,
     /// Decoded and not yet judged: less than a frame between packets, unless a packet held more than 20 ms.
     pending: Vec<i16>,
-    frame: [i16; SAMPLES],
-    detector: Box<dyn VoiceDetector + Send>,
+    frame: [i16; PACKET],
+    detector: Box<dyn VoiceDetector>,
     gate: SpeechGate,
     keys: Option<DtmfDetector>,
     resampler: Resampler,
@@ -61,15 +67,16 @@ impl Ingress {
         recogniser: SampleRate,
         settings: &TurnSettings,
         in_band_keys: bool,
-    ) -> Result<Self, ResampleError> {
+        detector: Detector,
+    ) -> Result<Self, IngressError> {
         let keep = (settings.pre_roll_ms / FRAME.as_millis() as u64) as usize + settings.start_packets as usize;
         Ok(Self {
             codec,
             jitter: JitterBuffer::new(JitterConfig::default()),
-            pending: Vec::with_capacity(4 * SAMPLES),
-            frame: [0; SAMPLES],
-            detector: Box::new(OffhookVad::new(VadModel::embedded())),
-            gate: SpeechGate::new(GateConfig {
+            pending: Vec::with_capacity(4 * PACKET),
+            frame: [0; PACKET],
+            detector: detector.open()?,
+            gate: SpeechGate::new(GateSettings {
                 start_probability: settings.start_probability,
                 start_packets: settings.start_packets,
                 end_probability: settings.end_probability,
@@ -95,12 +102,12 @@ impl Ingress {
 
     /// Judges the next 20 ms if they are there.
     pub fn next(&mut self, now: Instant) -> Option<Judged> {
-        while self.pending.len() < SAMPLES {
+        while self.pending.len() < PACKET {
             let packet = self.jitter.pop_ready(now)?;
             g711::decode_into(self.codec, packet.payload(), &mut self.pending);
         }
-        self.frame.copy_from_slice(&self.pending[..SAMPLES]);
-        self.pending.drain(..SAMPLES);
+        self.frame.copy_from_slice(&self.pending[..PACKET]);
+        self.pending.drain(..PACKET);
         Some(self.judge(now))
     }
 
@@ -136,7 +143,10 @@ impl Ingress {
             }
             self.pre_roll.push_back(chunk);
         }
-        let key = self.keys.as_mut().and_then(|keys| keys.push(&self.frame));
+        let mut key = None;
+        if let Some(keys) = &mut self.keys {
+            keys.push(&self.frame, |pressed| key = Some(pressed));
+        }
         let silent_for = FRAME * verdict.silent_packets;
         Judged { heard: Heard { started: verdict.started, voiced: verdict.voiced, silent_for }, key }
     }

@@ -27,6 +27,7 @@ use crate::call::recorder::Archive;
 use crate::clock;
 use crate::conversation::settings::TurnSettings;
 use crate::conversation::transcript::Transcript;
+use crate::media::vad::Detector;
 use crate::telephony::{CallEnd, CallId, Direction, EndReason, Party, PhoneNumber};
 use crate::transport::leg::Leg;
 
@@ -93,6 +94,7 @@ struct Inner {
     settings: TurnSettings,
     limits: LimitsConfig,
     archive: Archive,
+    detector: Detector,
     events: CallEvents,
     running: DashMap<CallId, CallHandle>,
     draining: AtomicBool,
@@ -101,7 +103,7 @@ struct Inner {
 }
 
 impl Calls {
-    pub fn new(engines: Engines, tools: ToolRegistry, settings: TurnSettings, limits: LimitsConfig, archive: Archive) -> Self {
+    pub fn new(engines: Engines, tools: ToolRegistry, settings: TurnSettings, limits: LimitsConfig, archive: Archive, detector: Detector) -> Self {
         let (events, _) = broadcast::channel(EVENT_QUEUE);
         Self {
             inner: Arc::new(Inner {
@@ -110,6 +112,7 @@ impl Calls {
                 settings,
                 limits,
                 archive,
+                detector,
                 events,
                 running: DashMap::new(),
                 draining: AtomicBool::new(false),
@@ -166,6 +169,7 @@ impl Calls {
             hangup: hangup.clone(),
             drained: inner.drained.clone(),
             start,
+            detector: inner.detector,
             setup: setup.clone(),
         })
         .map_err(|error| refuse(error.to_string()))?;

@@ -314,11 +314,6 @@ impl Turn {
         let settings = &self.settings;
         let Some(utterance) = &mut self.utterance else { return };
         if heard.silent_for.is_zero() {
-            if utterance.silent {
-                // A flicker of sound in a pause, too short to count as speech: the silence starts again.
-                utterance.silent = false;
-                utterance.asked = false;
-            }
             let every = TurnSettings::ms(settings.partial_every_ms);
             let first_in_suspicion = suspected && utterance.take == 0;
             let due = now.duration_since(utterance.partial_asked);
