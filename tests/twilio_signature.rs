@@ -134,9 +134,9 @@ fn both_tokens_are_accepted_while_one_replaces_the_other() {
 fn a_websocket_handshake_is_signed_as_wss_or_https() {
     let url = "wss://voice.example.com/twilio/media/abc123";
     for (signed, signature) in [
-        (url, "kYGuV5lN1ld/DaDT0ztOhSH1xCI="),                                               // O1
+        (url, "kYGuV5lN1ld/DaDT0ztOhSH1xCI="), // O1
         ("wss://voice.example.com:443/twilio/media/abc123", "tG8+mCKkwqhAHXEwHp2Wi66WswY="), // O2
-        ("https://voice.example.com/twilio/media/abc123", "715yHu+n3n6uqIBMIrUSllefPWs="),   // O3
+        ("https://voice.example.com/twilio/media/abc123", "715yHu+n3n6uqIBMIrUSllefPWs="), // O3
     ] {
         assert_eq!(sign(&token()[0], signed, &[]), signature);
         assert_eq!(verify_websocket(&token(), url, signature), Ok(()), "{signed}");

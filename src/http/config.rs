@@ -145,10 +145,16 @@ mod tests {
             assert_eq!((urls.http("/a?b=%20"), urls.websocket("/m")), (http.into(), websocket.into()), "{public}");
         };
         check("https://voice.example.com", "https://voice.example.com/a?b=%20", "wss://voice.example.com/m");
-        check("https://Voice.Example.com:8443/x/", "https://voice.example.com:8443/x/a?b=%20", "wss://voice.example.com:8443/x/m");
+        check(
+            "https://Voice.Example.com:8443/x/",
+            "https://voice.example.com:8443/x/a?b=%20",
+            "wss://voice.example.com:8443/x/m",
+        );
         check("https://U:Pa@H.com", "https://U:Pa@h.com/a?b=%20", "wss://U:Pa@h.com/m");
         check("http://[::1]:80", "http://[::1]:80/a?b=%20", "ws://[::1]:80/m");
-        for wrong in ["", "voice.example.com", "ftp://a.b", "wss://a.b", "https://", "https://a.b?c", "https://a.b#c", "/x"] {
+        for wrong in
+            ["", "voice.example.com", "ftp://a.b", "wss://a.b", "https://", "https://a.b?c", "https://a.b#c", "/x"]
+        {
             assert!(urls(wrong).is_err(), "{wrong}");
         }
     }

@@ -158,7 +158,10 @@ impl SignedForm {
         let signature = signature.to_str().map_err(|_| Fault::Forged)?.to_owned();
         let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
         let is_form = content_type.is_none_or(|value| {
-            value.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
+            value
+                .split(';')
+                .next()
+                .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
         });
         if !is_form {
             return Err(Fault::NotAForm);

@@ -2,6 +2,7 @@
 //! sends what the call says. It does not decide who may connect (`http/media_ws.rs`) nor when a call is over; a caller
 //! who falls silent without hanging up is the call's business.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, close_code};
@@ -13,9 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite;
 use tracing::{debug, warn};
 
-use crate::protocol::twilio::stream::{
-    StartInfo, StreamConfig, StreamError, StreamEvent, StreamStats, TwilioStream,
-};
+use crate::protocol::twilio::stream::{StartInfo, StreamConfig, StreamError, StreamEvent, StreamStats, TwilioStream};
 use crate::telephony::{CallEnd, EndReason, Party};
 use crate::transport::leg::{LegCommand, LegEvent, LegSide};
 
@@ -124,7 +123,7 @@ impl<S: Socket> TwilioSocket<S> {
                 Some(Ok(Message::Binary(_))) => self.stream.on_binary(),
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(()),
                 Some(Ok(Message::Close(_))) | None => return Err(OpenError::Closed),
-                Some(Err(error)) if broke_protocol(error) => return Err(OpenError::Websocket),
+                Some(Err(error)) if broke_protocol(&error) => return Err(OpenError::Websocket),
                 Some(Err(_)) => return Err(OpenError::Closed),
             };
             taken?;
@@ -206,7 +205,7 @@ impl<S: Socket> TwilioSocket<S> {
                         // Pings are answered below us.
                         Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(()),
                         Some(Ok(Message::Close(_))) | None => return Over::Lost,
-                        Some(Err(error)) if broke_protocol(error) => return Over::Broken("websocket"),
+                        Some(Err(error)) if broke_protocol(&error) => return Over::Broken("websocket"),
                         Some(Err(_)) => return Over::Lost,
                     };
                     // What came before a fault in the same message still counts.
@@ -284,9 +283,9 @@ fn count_drop(dropped: &mut u64) {
 }
 
 /// Whether the peer is at fault, not the network: a message over the limit, a frame that is none, text that is no UTF-8.
-fn broke_protocol(error: axum::Error) -> bool {
+fn broke_protocol(error: &axum::Error) -> bool {
     use tungstenite::error::ProtocolError;
-    match error.into_inner().downcast_ref::<tungstenite::Error>() {
+    match error.source().and_then(|source| source.downcast_ref::<tungstenite::Error>()) {
         Some(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => false,
         Some(error) => matches!(
             error,
@@ -400,12 +399,7 @@ mod tests {
     }
 
     fn stop() -> FromTwilio<'static> {
-        FromTwilio::Stop {
-            sequence: None,
-            stream_sid: "MZ1".into(),
-            account_sid: "AC1".into(),
-            call_sid: "CA1".into(),
-        }
+        FromTwilio::Stop { sequence: None, stream_sid: "MZ1".into(), account_sid: "AC1".into(), call_sid: "CA1".into() }
     }
 
     fn audio() -> LegCommand {

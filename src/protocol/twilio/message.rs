@@ -159,7 +159,8 @@ impl<'a> FromTwilio<'a> {
                 Self::Mark { sequence, stream_sid, name }
             }
             "stop" => {
-                let (account_sid, call_sid) = wire.stop.map(|stop| (stop.account_sid, stop.call_sid)).unwrap_or_default();
+                let (account_sid, call_sid) =
+                    wire.stop.map(|stop| (stop.account_sid, stop.call_sid)).unwrap_or_default();
                 Self::Stop {
                     sequence,
                     stream_sid,
@@ -216,10 +217,8 @@ impl<'a> FromTwilio<'a> {
             Self::Stop { sequence, stream_sid, account_sid, call_sid } => {
                 wire.event = some_text("stop");
                 (wire.sequence_number, wire.stream_sid) = (*sequence, Some(some_text(stream_sid)));
-                wire.stop = Some(StopWire {
-                    account_sid: Some(some_text(account_sid)),
-                    call_sid: Some(some_text(call_sid)),
-                });
+                wire.stop =
+                    Some(StopWire { account_sid: Some(some_text(account_sid)), call_sid: Some(some_text(call_sid)) });
             }
             Self::Unknown { event } => wire.event = some_text(event),
         }
@@ -279,12 +278,9 @@ impl<'a> ToTwilio<'a> {
                 media: None,
                 mark: Some(MarkWire { name: Some(some_text(name)) }),
             },
-            Self::Clear { stream_sid } => ToWire {
-                event: some_text("clear"),
-                stream_sid: Some(some_text(stream_sid)),
-                media: None,
-                mark: None,
-            },
+            Self::Clear { stream_sid } => {
+                ToWire { event: some_text("clear"), stream_sid: Some(some_text(stream_sid)), media: None, mark: None }
+            }
             Self::Unknown { event } => ToWire { event: some_text(event), stream_sid: None, media: None, mark: None },
         };
         append_json(&wire, out);
@@ -308,11 +304,7 @@ const TO_TWILIO: &[&str] = &["media", "mark", "clear"];
 
 /// The event of a message whose other fields did not parse, if it is none of `known`: an event that is not known yet
 /// may use a known field name for another shape.
-fn unknown_event<'a>(
-    text: &'a str,
-    error: serde_json::Error,
-    known: &[&str],
-) -> Result<Cow<'a, str>, MessageError> {
+fn unknown_event<'a>(text: &'a str, error: serde_json::Error, known: &[&str]) -> Result<Cow<'a, str>, MessageError> {
     #[derive(Deserialize)]
     struct EventOnly<'a> {
         #[serde(borrow)]
@@ -697,10 +689,16 @@ mod tests {
                     media: Media { track, chunk, timestamp_ms, payload },
                 }
             ),
-            (sequence(), cow(), cow())
-                .prop_map(|(sequence, stream_sid, digit)| FromTwilio::Dtmf { sequence, stream_sid, digit }),
-            (sequence(), cow(), cow())
-                .prop_map(|(sequence, stream_sid, name)| FromTwilio::Mark { sequence, stream_sid, name }),
+            (sequence(), cow(), cow()).prop_map(|(sequence, stream_sid, digit)| FromTwilio::Dtmf {
+                sequence,
+                stream_sid,
+                digit
+            }),
+            (sequence(), cow(), cow()).prop_map(|(sequence, stream_sid, name)| FromTwilio::Mark {
+                sequence,
+                stream_sid,
+                name
+            }),
             (sequence(), cow(), cow(), cow()).prop_map(|(sequence, stream_sid, account_sid, call_sid)| {
                 FromTwilio::Stop { sequence, stream_sid, account_sid, call_sid }
             }),

@@ -616,7 +616,10 @@ mod tests {
         let mut out = String::new();
         let stream_sid = || "M\"Z1".into();
         stream.write_media(&packet, &mut out);
-        assert_eq!(ToTwilio::parse(&out).unwrap(), ToTwilio::Media { stream_sid: stream_sid(), payload: "/38=".into() });
+        assert_eq!(
+            ToTwilio::parse(&out).unwrap(),
+            ToTwilio::Media { stream_sid: stream_sid(), payload: "/38=".into() }
+        );
         stream.write_mark(7, &mut out);
         assert_eq!(ToTwilio::parse(&out).unwrap(), ToTwilio::Mark { stream_sid: stream_sid(), name: "g0-7".into() });
         stream.write_clear(&mut out);
@@ -721,7 +724,9 @@ mod tests {
         let starts = events.iter().filter(|event| matches!(event, StreamEvent::Started(_))).count();
         let stops = events.iter().filter(|event| matches!(event, StreamEvent::Stopped)).count();
         assert!(starts <= 1 && stops <= 1);
-        assert!(events.iter().all(|event| !matches!(event, StreamEvent::Packet(p) if p.payload().len() > PACKET_BYTES)));
+        assert!(
+            events.iter().all(|event| !matches!(event, StreamEvent::Packet(p) if p.payload().len() > PACKET_BYTES))
+        );
     }
 
     /// A bounded stand-in for `scripts/fuzz.sh` on the stable toolchain: bytes of good messages are flipped, cut, doubled

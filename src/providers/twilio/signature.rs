@@ -187,12 +187,11 @@ mod tests {
             &["wss", "https"],
             &["wss://a.b/c", "wss://a.b:443/c", "https://a.b/c", "https://a.b:443/c"],
         );
-        check("http://a?b='c d'", &["http"], &[
+        check(
             "http://a?b='c d'",
-            "http://a?b=%27c+d%27",
-            "http://a:80?b='c d'",
-            "http://a:80?b=%27c+d%27",
-        ]);
+            &["http"],
+            &["http://a?b='c d'", "http://a?b=%27c+d%27", "http://a:80?b='c d'", "http://a:80?b=%27c+d%27"],
+        );
         assert!(SignedUrl::parse("/webhooks/x").is_none());
     }
 

@@ -153,7 +153,9 @@ mod tests {
     #[test]
     fn a_closed_stream_may_lead_to_other_twiml() {
         let xml = ConnectStream::new("wss://a/b", Then::Redirect("https://a/c?d&e")).to_xml();
-        assert!(xml.contains("<Connect><Stream url=\"wss://a/b\"></Stream></Connect><Redirect>https://a/c?d&amp;e</Redirect>"));
+        assert!(xml.contains(
+            "<Connect><Stream url=\"wss://a/b\"></Stream></Connect><Redirect>https://a/c?d&amp;e</Redirect>"
+        ));
     }
 
     #[test]
