@@ -1,5 +1,11 @@
 //! The HTTP surface: webhooks, the media websocket, health and metrics.
 
+pub mod config;
 pub mod media_ws;
+pub mod problem;
 pub mod router;
+pub mod serve;
+pub mod tokens;
 pub mod webhooks;
+
+pub use serve::serve;
