@@ -76,7 +76,7 @@ impl App {
             .with_context(|| format!("cannot write to {} (recording.dir)", config.recording.dir.display()))?;
         let calls = Calls::new(
             engines,
-            ToolRegistry::default(),
+            ToolRegistry::with_call_tools(),
             config.turn.clone(),
             config.limits.clone(),
             archive,

@@ -339,7 +339,7 @@ impl Call {
                     at_ms,
                 });
                 match &result.effect {
-                    Some(CallEffect::EndCall) => end = true,
+                    Some(CallEffect::EndCall { .. }) => end = true,
                     Some(CallEffect::Remember { key, value }) => drop(record.remembered.insert(key.clone(), value.clone())),
                     Some(CallEffect::Handover { to }) => record.handover = Some(to.clone()),
                     None => {}
@@ -449,7 +449,7 @@ impl Call {
             request,
             model: self.engines.llm.clone(),
             tools: self.tools.clone(),
-            context: ToolContext { call: self.setup.id, from: self.setup.from.clone(), to: self.setup.to.clone() },
+            context: ToolContext { call: self.setup.id, caller: self.setup.from.clone(), line: self.setup.to.clone() },
         };
         self.egress.discard(now);
         self.egress.hold();
@@ -593,7 +593,8 @@ impl Call {
         };
         let mut whole: Vec<&str> = Vec::new();
         for (said, calls, results) in &speech.rounds {
-            self.memory.tool_round(said, calls, results);
+            self.memory.agent_said(said);
+            self.memory.tool_round(calls, results);
             whole.push(said.trim());
         }
         whole.push(last.trim());
@@ -622,7 +623,7 @@ impl Call {
         self.record.lock().transcript.lines.push(line);
         self.write_record();
         if let Some(builtin) = &self.engines.builtin {
-            let slow_speech = builtin.state(self.memory.messages()).expectation.is_slow();
+            let slow_speech = builtin.state(&self.memory.all()).expectation.waits_longer();
             self.feed_media(Event::Expect { slow_speech });
         }
     }

@@ -136,7 +136,7 @@ impl Calls {
     /// Whether this agent can take calls: its engines, workflow and tools are there.
     pub fn can_run(&self, agent: &AgentProfile) -> Result<(), String> {
         self.inner.engines.for_agent(agent).map_err(|error| error.to_string())?;
-        ToolBox::new(&agent.tools, &self.inner.tools).map_err(|error| error.to_string())?;
+        ToolBox::new(agent.tools.iter().map(String::as_str), &self.inner.tools).map_err(|error| error.to_string())?;
         Ok(())
     }
 
@@ -149,7 +149,7 @@ impl Calls {
             Refused::NotSetUp
         };
         let engines = inner.engines.for_agent(&setup.agent).map_err(|error| refuse(error.to_string()))?;
-        let tools = ToolBox::new(&setup.agent.tools, &inner.tools).map_err(|error| refuse(error.to_string()))?;
+        let tools = ToolBox::new(setup.agent.tools.iter().map(String::as_str), &inner.tools).map_err(|error| refuse(error.to_string()))?;
         let start = tokio::time::Instant::now().into_std();
         let record = SharedRecord(Arc::new(Mutex::new(first_record(&setup))));
         let (commands_tx, commands) = mpsc::channel(COMMAND_QUEUE);
