@@ -6,18 +6,30 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+mod chat_stream;
+pub mod fallback;
 pub mod openai;
 
 /// One message of a conversation, in the shape of the chat-completions API.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "role", rename_all = "snake_case")]
 pub enum Message {
-    System { content: String },
-    User { content: String },
+    System {
+        content: String,
+    },
+    User {
+        content: String,
+    },
     /// What the agent said as the caller heard it, and what it asked tools to do.
-    Assistant { content: String, tool_calls: Vec<ToolCall> },
+    Assistant {
+        content: String,
+        tool_calls: Vec<ToolCall>,
+    },
     /// The result of one tool call. Every call of the assistant message before must be answered.
-    Tool { tool_call_id: String, content: String },
+    Tool {
+        tool_call_id: String,
+        content: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,9 +66,14 @@ pub enum LlmEvent {
     Text(String),
     /// One complete tool call; its arguments are whole.
     ToolCall(ToolCall),
-    Usage { prompt_tokens: u32, completion_tokens: u32 },
+    Usage {
+        prompt_tokens: u32,
+        completion_tokens: u32,
+    },
     /// The answer is complete; nothing follows.
-    Done { finish: Finish },
+    Done {
+        finish: Finish,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

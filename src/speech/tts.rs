@@ -9,7 +9,10 @@ use crate::media::frame::SampleRate;
 
 pub mod cache;
 pub mod espeak;
+pub mod fallback;
 pub mod openai;
+mod outlet;
+mod pcm;
 pub mod trim;
 
 /// What is to be said, and how.
