@@ -500,7 +500,8 @@ impl Call {
     async fn on_failure(&mut self, now: Instant, status: Status) -> Vec<SttEvent> {
         tracing::debug!(code = status.code() as i32, detail = status.message(), "recognition stream failed");
         let again = match status.code() {
-            Code::OutOfRange | Code::Unavailable => true,
+            // A connection cut in the middle of a stream is `Unknown` to tonic.
+            Code::OutOfRange | Code::Unavailable | Code::Unknown => true,
             Code::Unauthenticated => self.server.credentials.refresh().await,
             _ => false,
         };
