@@ -8,9 +8,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::media::frame::SampleRate;
 
+#[cfg(feature = "whisper")]
+mod cut;
+pub mod fallback;
 pub mod google;
 pub mod guard;
 pub mod openai;
+mod utterance;
 #[cfg(feature = "whisper")]
 pub mod whisper;
 
@@ -40,6 +44,7 @@ pub enum Take {
 
 /// What the call says to a session. Audio is mono i16 at the transcriber's `rate()`.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all messages are audio; a box would allocate for each")]
 pub enum SttInput {
     /// An utterance begins; the audio that follows (pre-roll first) belongs to it.
     Begin { utterance: UtteranceId },
