@@ -68,12 +68,14 @@ impl TakesCalls for Echo {
         if self.refusing.load(Ordering::Relaxed) { Err(Refused::Full) } else { Ok(()) }
     }
 
-    fn start(&self, setup: CallSetup, mut leg: Leg) -> Result<(), Refused> {
+    fn start(&self, setup: CallSetup, leg: Leg) -> Result<(), Refused> {
         self.ready()?;
         *self.hangup.lock().unwrap() = Some(leg.hangup.clone());
         self.started.send(setup).unwrap();
         let seen = self.seen.clone();
         self.tasks.spawn(async move {
+            // The whole leg: its guard, which no field access captures, would hang up at once.
+            let mut leg = leg;
             let mut mark = 0;
             while let Some(event) = leg.events.recv().await {
                 match &event {
