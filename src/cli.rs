@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{Config, TelemetryConfig};
 use crate::telemetry;
 
 pub mod apply;
@@ -14,6 +14,7 @@ pub mod demo;
 pub mod load;
 pub mod mock;
 pub mod models;
+pub mod probes;
 pub mod serve;
 
 /// Puts an AI agent on a company's phone lines.
@@ -47,24 +48,36 @@ enum Command {
 
 impl Cli {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let config = Config::load(self.config.as_deref())?;
+        let config = Config::load(self.config.as_deref());
+        // A fault in the configuration is one of the things that `check` reports.
+        if let Command::Check(args) = self.command {
+            return check::run(args, config, probes::engines).await;
+        }
+        let config = config?;
         match self.command {
             Command::Serve(args) => {
-                telemetry::init(&config.telemetry)?;
+                logs(&config, &config.telemetry.log)?;
                 serve::run(args, config).await
             }
             Command::Demo(args) => {
-                telemetry::init_quiet(&config.telemetry)?;
+                logs(&config, "warn")?;
                 demo::run(args, config).await
             }
             Command::Apply(args) => apply::run(args, &config).await,
-            Command::Check(args) => check::run(args, &config).await,
-            Command::Models(args) => models::run(args, &config).await,
+            Command::Models(args) => models::run(args, &config.models).await,
             Command::Mock(args) => {
-                telemetry::init(&config.telemetry)?;
+                logs(&config, &config.telemetry.log)?;
                 mock::run(args).await
             }
             Command::Load(args) => load::run(args).await,
+            Command::Check(_) => unreachable!("returned above"),
         }
     }
+}
+
+/// Logs to standard error; `OFFHOOK_LOG` goes before `level`.
+fn logs(config: &Config, level: &str) -> anyhow::Result<()> {
+    let filter = std::env::var(telemetry::LOG_VARIABLE).ok();
+    let telemetry = TelemetryConfig { log: level.into(), ..config.telemetry.clone() };
+    Ok(telemetry::install_logs(&telemetry, filter.as_deref())?)
 }

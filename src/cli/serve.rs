@@ -14,17 +14,17 @@ use crate::store::Store;
 pub struct Args {
     /// Address and port, instead of `server.listen`.
     #[arg(long, value_name = "HOST:PORT")]
-    listen: Option<String>,
+    listen: Option<std::net::SocketAddr>,
 }
 
 pub async fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
     if let Some(listen) = args.listen {
         config.server.listen = listen;
     }
-    let store = Store::open(&config.store, &config.security).await.context("the store could not be opened")?;
+    let store = Store::open(&config.store, config.security.secrets_key.as_ref()).await.context("the store could not be opened")?;
     let watch = tokio_util::sync::CancellationToken::new();
     let directory = store.watch(watch.clone()).await?;
-    let app = App::start(config, directory).await?;
+    let app = App::start(config, directory.directory.clone()).await?;
     info!(address = %app.address, "ready");
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -38,5 +38,7 @@ pub async fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
         _ = terminate.recv() => {}
     }
     watch.cancel();
+    directory.stopped().await;
+    store.close().await;
     Ok(ExitCode::SUCCESS)
 }

@@ -15,6 +15,9 @@ mod outlet;
 mod pcm;
 pub mod trim;
 
+/// The engines that a configuration or an agent may name.
+pub const ENGINES: &[&str] = &["espeak", "openai"];
+
 /// What is to be said, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SpeechRequest {
