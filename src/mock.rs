@@ -2,3 +2,4 @@
 
 pub mod openai;
 pub mod script;
+pub mod tone;

@@ -37,6 +37,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 const MAX_FAULTS: u32 = 10;
 /// How long a caller that expects the agent to hang up waits for it.
 const AGENT_HANGS_UP: u64 = 10_000 * PER_MS;
+/// The same for a caller that has said nothing at all: the agent asks twice before it gives up.
+const AGENT_GIVES_UP: u64 = 60_000 * PER_MS;
 /// A caller that hangs up itself does so after this silence; one without an opinion after two seconds.
 const CALLER_HANGS_UP: u64 = 700 * PER_MS;
 const NOBODY_HANGS_UP: u64 = 2_000 * PER_MS;
@@ -418,6 +420,7 @@ impl Line {
             && let Some(silent) = self.mouth.agent_fell_silent(&self.ear)
         {
             let patience = match config.fixture.expect.ended_by {
+                Some(Ender::Agent) if config.fixture.turns.is_empty() => AGENT_GIVES_UP,
                 Some(Ender::Agent) => AGENT_HANGS_UP,
                 Some(Ender::Caller) => CALLER_HANGS_UP,
                 None => NOBODY_HANGS_UP,

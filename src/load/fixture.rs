@@ -26,6 +26,7 @@ pub struct Fixture {
     /// Looped under the whole call.
     pub background: Option<Vec<i16>>,
     pub echo: Option<Echo>,
+    /// None at all: a caller who says nothing.
     pub turns: Vec<Turn>,
     pub expect: Expect,
 }
@@ -191,9 +192,6 @@ impl Fixture {
             .map_err(|error| FixtureError::Shape { path: path.clone(), detail: error.to_string() })?;
 
         let mut faults = Vec::new();
-        if call.turn.is_empty() {
-            faults.push("it has no [[turn]]".to_string());
-        }
         if let Some(echo) = call.echo
             && !(echo.gain_db <= 0.0 && echo.gain_db >= -96.0 && echo.delay_ms <= 1000)
         {

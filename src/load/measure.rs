@@ -114,8 +114,9 @@ pub fn measure(fixture: &Fixture, played: &[Played], heard: &Heard, end: u64) ->
                 report.cut_off = begins(&heard.spans).any(|from| from > said.onset_sent && from < t0);
                 if let Some(t1) = begins(&heard.spans).find(|from| *from >= t0 && *from < until) {
                     report.reply_ms = Some(ms(t1 - t0));
-                    report.first_frame_ms =
-                        heard.bursts.iter().find(|at| **at >= t0 && **at <= t1).map(|at| ms(at - t0));
+                    // Onsets are placed to a hop of 5 ms, arrivals exactly.
+                    let first = heard.bursts.iter().find(|at| **at >= t0 && **at <= t1 + 5 * PER_MS);
+                    report.first_frame_ms = first.map(|at| ms(at - t0));
                 }
             }
             if kind == Kind::Interruption
