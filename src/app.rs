@@ -195,7 +195,7 @@ async fn open_engines(config: &Config, directory: &Directory) -> anyhow::Result<
         default_tts: tts.engine.clone(),
         default_llm: llm.engine.clone(),
         llm_fallback: llm.fallback.clone(),
-        ..Engines::default()
+        workflows: Default::default(),
     })
 }
 

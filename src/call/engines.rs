@@ -25,7 +25,7 @@ pub struct Engines {
     /// Answers when an agent's model fails: the name of a model, or `builtin` for agents with a workflow.
     pub llm_fallback: String,
     /// Parsed workflows by their text: agents change rarely, calls start often.
-    workflows: Mutex<HashMap<String, Arc<Workflow>>>,
+    pub(crate) workflows: Mutex<HashMap<String, Arc<Workflow>>>,
 }
 
 /// The three engines of one call.

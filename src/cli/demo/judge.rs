@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cli::demo::RecordedTurn;
+use crate::conversation::transcript::Line;
 use crate::load::fixture::{Ender, Fixture, Kind};
 use crate::telephony::Party;
 
@@ -31,7 +31,7 @@ fn verdict(check: impl Into<String>, ok: bool, detail: impl Into<String>) -> Ver
 /// `ended_by` is who hung up.
 pub fn judge(
     fixture: &Fixture,
-    turns: &[RecordedTurn],
+    turns: &[Line],
     remembered: &BTreeMap<String, Value>,
     ended_by: Ender,
 ) -> Vec<Verdict> {
@@ -76,7 +76,7 @@ pub fn judge(
     verdicts
 }
 
-fn spoken(turns: &[RecordedTurn], who: Party) -> impl Iterator<Item = &str> {
+fn spoken(turns: &[Line], who: Party) -> impl Iterator<Item = &str> {
     turns.iter().filter(move |turn| turn.who == who).map(|turn| turn.text.as_str())
 }
 
@@ -285,15 +285,15 @@ mod tests {
         }
     }
 
-    fn line(who: Party, text: &str) -> RecordedTurn {
-        RecordedTurn { who, text: text.into(), start_ms: 0, end_ms: 0, heard: None, stages: BTreeMap::new() }
+    fn line(who: Party, text: &str) -> Line {
+        Line { who, text: text.into(), start_ms: 0, end_ms: 0, heard: None, stages: BTreeMap::new() }
     }
 
     fn failed(verdicts: &[Verdict]) -> Vec<&str> {
         verdicts.iter().filter(|verdict| !verdict.ok).map(|verdict| verdict.check.as_str()).collect()
     }
 
-    fn booking() -> (Fixture, Vec<RecordedTurn>, BTreeMap<String, Value>) {
+    fn booking() -> (Fixture, Vec<Line>, BTreeMap<String, Value>) {
         let expect = Expect {
             slots: [("people", "four"), ("day", "friday"), ("time", "seven"), ("name", "maria")]
                 .map(|(slot, word)| (slot.to_string(), word.to_string()))

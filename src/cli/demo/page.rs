@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use askama::Template;
 
-use crate::cli::demo::RecordedTurn;
+use crate::conversation::transcript::Line;
 use crate::cli::demo::judge::Verdict;
 use crate::telephony::Party;
 
@@ -57,8 +57,8 @@ pub struct Stage {
     pub to_ms: f64,
 }
 
-impl From<&RecordedTurn> for ReportTurn {
-    fn from(turn: &RecordedTurn) -> Self {
+impl From<&Line> for ReportTurn {
+    fn from(turn: &Line) -> Self {
         Self {
             who: turn.who,
             text: turn.text.clone(),
