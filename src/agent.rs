@@ -1,6 +1,8 @@
 //! What to say: an agent's profile, its workflow, its memory of the conversation, its tools.
 
 pub mod builtin;
+pub mod extract;
+pub mod hear;
 pub mod memory;
 pub mod phrases;
 pub mod profile;
