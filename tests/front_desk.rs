@@ -79,7 +79,8 @@ impl Desk {
             }
             let mut results = Vec::new();
             for call in &calls {
-                let cx = ToolContext { call: CallId::new(), caller: PhoneNumber::default(), line: PhoneNumber::default() };
+                let cx =
+                    ToolContext { call: CallId::new(), caller: PhoneNumber::default(), line: PhoneNumber::default() };
                 let result = self.tools.run(call, cx, Duration::from_secs(1)).await;
                 match result.effect.clone() {
                     Some(CallEffect::Remember { key, value }) => self.facts.push((key, value)),
@@ -98,7 +99,11 @@ impl Desk {
     async fn talk(&mut self, lines: &[(&str, &str)]) {
         for (text, expected) in lines {
             let answer = self.says(text).await.to_owned();
-            assert!(answer.contains(expected), "{text:?}\n  answered {answer:?}\n  expected {expected:?}\n  at {:?}", self.state().node);
+            assert!(
+                answer.contains(expected),
+                "{text:?}\n  answered {answer:?}\n  expected {expected:?}\n  at {:?}",
+                self.state().node
+            );
         }
     }
 
@@ -174,7 +179,13 @@ async fn a_booking_may_come_in_any_order() {
 
 #[tokio::test]
 async fn slips_of_the_recogniser_are_understood() {
-    for first in ["table for for", "Book table for 4 people.", "a table for for please", "Table for four persons", "I want book table for for people"] {
+    for first in [
+        "table for for",
+        "Book table for 4 people.",
+        "a table for for please",
+        "Table for four persons",
+        "I want book table for for people",
+    ] {
         let desk = check(&[
             (first, "For which day?"),
             ("friday please", "At what time?"),
@@ -200,13 +211,19 @@ async fn slips_of_the_recogniser_are_understood() {
 async fn questions_in_the_middle_of_a_booking_are_answered_and_the_booking_goes_on() {
     let desk = check(&[
         ("book a table for four", "For which day?"),
-        ("what time do you open on Sunday", "On Saturday and Sunday we are open from nine in the morning until midnight. For which day?"),
+        (
+            "what time do you open on Sunday",
+            "On Saturday and Sunday we are open from nine in the morning until midnight. For which day?",
+        ),
         ("Friday then", "At what time?"),
         ("do you have parking", "free parking behind the hotel. At what time?"),
         ("at seven", "your name"),
         ("can I pay by card", "by card, by phone or in cash. And what is your name, please?"),
         ("Maria", "is that right?"),
-        ("Is there a vegetarian menu", "vegetarian soup, salad, pizza and pie, every day. Is the table for four on Friday at seven right?"),
+        (
+            "Is there a vegetarian menu",
+            "vegetarian soup, salad, pizza and pie, every day. Is the table for four on Friday at seven right?",
+        ),
         ("yes", BOOKED),
     ])
     .await;
@@ -234,7 +251,10 @@ async fn a_booking_can_be_changed_after_it_was_made() {
     let desk = check(&[
         ("a table for four on Friday at seven my name is Maria", "is that right?"),
         ("yes", BOOKED),
-        ("actually, make it eight o'clock", "So a table for four on Friday at eight under the name Maria, is that right?"),
+        (
+            "actually, make it eight o'clock",
+            "So a table for four on Friday at eight under the name Maria, is that right?",
+        ),
         ("yes", "booked on Friday at eight"),
     ])
     .await;
@@ -330,7 +350,11 @@ async fn a_callback_is_noted_with_name_and_moment() {
     ])
     .await;
     assert_eq!(desk.fact("callback"), &json!({ "name": "Young", "moment": "13:00" }));
-    let desk = check(&[("Thanks, please call me back on Sunday my name is Peter", "Thank you, Peter. We will call you back on Sunday.")]).await;
+    let desk = check(&[(
+        "Thanks, please call me back on Sunday my name is Peter",
+        "Thank you, Peter. We will call you back on Sunday.",
+    )])
+    .await;
     assert_eq!(desk.fact("callback")["moment"], "sunday");
 }
 
@@ -367,8 +391,15 @@ async fn a_booking_of_another_call_can_be_cancelled_or_changed() {
 
 #[tokio::test]
 async fn whoever_asks_for_a_person_is_handed_over() {
-    for wish in ["Can I talk to the reception", "I want to speak to a human", "operator", "get me a real person", "can I talk to the sales team"] {
-        let desk = check(&[(wish, "A colleague will call you back on this number very soon. Is there anything else?")]).await;
+    for wish in [
+        "Can I talk to the reception",
+        "I want to speak to a human",
+        "operator",
+        "get me a real person",
+        "can I talk to the sales team",
+    ] {
+        let desk =
+            check(&[(wish, "A colleague will call you back on this number very soon. Is there anything else?")]).await;
         assert!(desk.handover.is_some() && desk.state().handover.is_some(), "{wish}");
     }
 }
@@ -383,13 +414,24 @@ async fn after_two_answers_that_were_not_understood_a_person_is_offered() {
     assert_eq!(desk.state().expectation, Expectation::YesNo);
     desk.talk(&[("yes please", "A colleague will call you back")]).await;
     assert!(desk.handover.is_some());
-    let desk = check(&[("mumble", "Sorry"), ("mumble", "a person?"), ("no thanks", "How can I help?"), ("when do you open", HOURS)]).await;
+    let desk = check(&[
+        ("mumble", "Sorry"),
+        ("mumble", "a person?"),
+        ("no thanks", "How can I help?"),
+        ("when do you open", HOURS),
+    ])
+    .await;
     assert!(desk.handover.is_none());
 }
 
 #[tokio::test]
 async fn one_that_was_not_understood_is_forgotten_after_one_that_was() {
-    check(&[("mumble", "Sorry, I did not catch that."), ("when do you open", HOURS), ("mumble", "Sorry, I did not catch that.")]).await;
+    check(&[
+        ("mumble", "Sorry, I did not catch that."),
+        ("when do you open", HOURS),
+        ("mumble", "Sorry, I did not catch that."),
+    ])
+    .await;
 }
 
 #[tokio::test]
@@ -408,7 +450,8 @@ async fn a_slot_is_asked_for_in_other_words_and_then_given_up() {
 async fn what_was_said_is_repeated() {
     check(&[("when do you open", HOURS), ("can you repeat that please", HOURS), ("What?", HOURS)]).await;
     check(&[("could you repeat", GREETING)]).await;
-    check(&[("book a table", "For how many people?"), ("sorry what", "For how many people?"), ("four", "which day")]).await;
+    check(&[("book a table", "For how many people?"), ("sorry what", "For how many people?"), ("four", "which day")])
+        .await;
 }
 
 #[tokio::test]
@@ -432,11 +475,7 @@ async fn a_goodbye_that_was_interrupted_goes_on_with_the_question() {
 async fn an_interrupted_answer_changes_nothing_but_what_was_heard() {
     let mut desk = check(&[("what time do you open", HOURS)]).await;
     desk.memory.interrupted("We are open from eight");
-    desk.talk(&[
-        ("I want to book a table for four", "For which day?"),
-        ("on Friday at seven", "your name"),
-    ])
-    .await;
+    desk.talk(&[("I want to book a table for four", "For which day?"), ("on Friday at seven", "your name")]).await;
     desk.memory.interrupted("And what");
     desk.talk(&[("Maria", "is that right?")]).await;
     desk.memory.interrupted("So a table for four on Friday at seven under the");
@@ -490,7 +529,10 @@ async fn a_tool_that_was_cut_off_is_asked_about_again() {
     desk.memory.user_said("yes");
     let request = desk.memory.request(&desk.tools.specs(), &ModelChoice::default());
     let events = desk.reply(request).await;
-    let calls: Vec<_> = events.into_iter().filter_map(|event| if let LlmEvent::ToolCall(call) = event { Some(call) } else { None }).collect();
+    let calls: Vec<_> = events
+        .into_iter()
+        .filter_map(|event| if let LlmEvent::ToolCall(call) = event { Some(call) } else { None })
+        .collect();
     assert_eq!(calls.len(), 1);
     assert_eq!(calls[0].name, "remember");
     desk.memory.tool_round(&calls, &[]);

@@ -137,7 +137,12 @@ impl Pattern {
             match *token {
                 "^" if at == 0 => regex.push('^'),
                 "$" if last => regex.push('$'),
-                "^" | "$" => return Err(format!("`{token}` stands only at the {}", if *token == "^" { "beginning" } else { "end" })),
+                "^" | "$" => {
+                    return Err(format!(
+                        "`{token}` stands only at the {}",
+                        if *token == "^" { "beginning" } else { "end" }
+                    ));
+                }
                 "*" => regex.push_str(&format!("(?: \\S+){{0,{MAX_GAP}}}?")),
                 token => regex.push_str(&word_regex(token, last, sets)?),
             }
@@ -156,10 +161,9 @@ impl Pattern {
     }
 
     fn compile(expression: &str) -> Result<Self, String> {
-        let regex = RegexBuilder::new(expression)
-            .size_limit(MAX_REGEX_BYTES)
-            .build()
-            .map_err(|error| error.to_string().lines().last().unwrap_or("not a regular expression").trim().to_owned())?;
+        let regex = RegexBuilder::new(expression).size_limit(MAX_REGEX_BYTES).build().map_err(|error| {
+            error.to_string().lines().last().unwrap_or("not a regular expression").trim().to_owned()
+        })?;
         let slots = regex.capture_names().flatten().map(str::to_owned).collect();
         Ok(Self { regex, slots })
     }
@@ -212,7 +216,8 @@ fn word_regex(token: &str, last: bool, sets: &BTreeMap<String, Vec<String>>) -> 
                     Some(stem) => (stem, true),
                     None => (way, false),
                 };
-                if stem.is_empty() || !stem.chars().all(|c| c.is_alphanumeric() || matches!(c, '\'' | ':' | '.' | '+')) {
+                if stem.is_empty() || !stem.chars().all(|c| c.is_alphanumeric() || matches!(c, '\'' | ':' | '.' | '+'))
+                {
                     return Err(format!("`{way}` is not a word; write a regular expression in `hear_regex`"));
                 }
                 ways.push(format!("{}{}", regex::escape(&stem.to_lowercase()), if any_ending { "\\S*" } else { "" }));

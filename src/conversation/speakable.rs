@@ -87,7 +87,6 @@ impl Speakable {
     pub fn due(&mut self) -> Option<Chunk> {
         let least = if self.first { Cut::Clause } else { Cut::Sentence };
         let at = self.cuts.iter().rev().find(|(_, cut)| *cut >= least).or_else(|| {
-            // The last word may still grow ("Mr" → "Mrs."), so the place before it is not taken either.
             let words = self.cuts.len();
             self.cuts.iter().rev().find(|(_, cut)| *cut >= Cut::Space).filter(|_| self.first && words >= DUE_WORDS)
         });
@@ -124,7 +123,10 @@ impl Speakable {
                 self.length -= 1;
                 self.cuts.pop();
             }
-        } else if self.first && self.pending.ends_with(' ') && self.cuts.last().is_some_and(|(_, cut)| *cut == Cut::Sentence) {
+        } else if self.first
+            && self.pending.ends_with(' ')
+            && self.cuts.last().is_some_and(|(_, cut)| *cut == Cut::Sentence)
+        {
             // "Yes. We have": a whole sentence is worth saying although it is short, now that more follows.
             self.emit(self.pending.len());
         }
@@ -204,10 +206,69 @@ pub fn heard_text(chunk: &str, fraction: f32) -> &str {
 
 /// Abbreviations without their points, in lower case. Single letters count as well ("м. Київ", "J. Smith").
 const ABBREVIATIONS: &[&str] = &[
-    "dr", "mr", "mrs", "ms", "prof", "st", "ave", "rd", "blvd", "no", "nr", "vs", "etc", "eg", "ie", "am", "pm", "approx",
-    "dept", "ext", "inc", "ltd", "jr", "sr", "jan", "feb", "apr", "aug", "sept", "oct", "nov", "dec", "tel", "max", "min",
-    "вул", "просп", "пров", "буд", "кв", "обл", "ім", "тел", "грн", "напр", "тд", "тп", "стор", "ул", "пер", "пр", "им",
-    "руб", "коп", "стр", "др", "тыс", "тис", "млн", "млрд", "гр", "доц", "проф",
+    "dr",
+    "mr",
+    "mrs",
+    "ms",
+    "prof",
+    "st",
+    "ave",
+    "rd",
+    "blvd",
+    "no",
+    "nr",
+    "vs",
+    "etc",
+    "eg",
+    "ie",
+    "am",
+    "pm",
+    "approx",
+    "dept",
+    "ext",
+    "inc",
+    "ltd",
+    "jr",
+    "sr",
+    "jan",
+    "feb",
+    "apr",
+    "aug",
+    "sept",
+    "oct",
+    "nov",
+    "dec",
+    "tel",
+    "max",
+    "min",
+    "вул",
+    "просп",
+    "пров",
+    "буд",
+    "кв",
+    "обл",
+    "ім",
+    "тел",
+    "грн",
+    "напр",
+    "тд",
+    "тп",
+    "стор",
+    "ул",
+    "пер",
+    "пр",
+    "им",
+    "руб",
+    "коп",
+    "стр",
+    "др",
+    "тыс",
+    "тис",
+    "млн",
+    "млрд",
+    "гр",
+    "доц",
+    "проф",
 ];
 
 fn cut_after(word: &str) -> Cut {
@@ -220,7 +281,11 @@ fn cut_after(word: &str) -> Cut {
             // "I." ends a sentence as often as it is an initial; "No." is an answer more often than "number".
             let initial = single && letters != "i";
             let answer = letters == "no" && bare.starts_with('N');
-            if last == '.' && !answer && (initial || ABBREVIATIONS.contains(&letters.as_str())) { Cut::Never } else { Cut::Sentence }
+            if last == '.' && !answer && (initial || ABBREVIATIONS.contains(&letters.as_str())) {
+                Cut::Never
+            } else {
+                Cut::Sentence
+            }
         }
         ',' | ';' | ':' => Cut::Clause,
         '—' | '–' => Cut::Clause,
@@ -246,8 +311,9 @@ struct Cleaner {
     held_break: Option<bool>,
     /// An underscore after a letter: part of a name if a letter follows.
     underscore: bool,
-    /// The last character given out that is no blank.
+    /// The last character given out that is no blank, and whether blanks followed it.
     last: char,
+    after_blank: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -276,6 +342,7 @@ impl Default for Cleaner {
             held_break: None,
             underscore: false,
             last: ' ',
+            after_blank: true,
         }
     }
 }
@@ -307,7 +374,8 @@ impl Cleaner {
                     }
                 } else if tag.len() >= MAX_TAG || c == '<' {
                     self.give('<', out);
-                    tag.chars().for_each(|c| self.give(c, out));
+                    tag.chars().for_each(|c| self.plain(c, out));
+                    self.inside = Inside::Text;
                     self.feed(c, out);
                 } else {
                     tag.push(c);
@@ -358,7 +426,10 @@ impl Cleaner {
 
     fn finish(&mut self, out: &mut Vec<char>) {
         match std::mem::replace(&mut self.inside, Inside::Text) {
-            Inside::Tag(tag) => "<".chars().chain(tag.chars()).for_each(|c| self.give(c, out)),
+            Inside::Tag(tag) => {
+                self.give('<', out);
+                tag.chars().for_each(|c| self.plain(c, out));
+            }
             // A bracket that never ended was none.
             Inside::Bracket(text) => text.chars().for_each(|c| self.plain(c, out)),
             _ => {}
@@ -391,7 +462,9 @@ impl Cleaner {
             }
             ("-" | "*" | "•" | "+" | "–", ' ') => self.list_item(),
             (mark, ' ') if mark.ends_with(['.', ')']) => self.list_item(),
-            (mark, c) if digits == mark.len() && digits < 3 && (c.is_ascii_digit() || matches!(c, '.' | ')')) => self.mark.push(c),
+            (mark, c) if digits == mark.len() && digits < 3 && (c.is_ascii_digit() || matches!(c, '.' | ')')) => {
+                self.mark.push(c)
+            }
             (_, c) => {
                 self.flush_mark(out);
                 self.line(c, out);
@@ -423,7 +496,7 @@ impl Cleaner {
             '<' => self.inside = Inside::Tag(String::new()),
             '[' => self.inside = Inside::Bracket(String::new()),
             '*' | '~' | '\\' => {}
-            '_' => self.underscore = self.last.is_alphanumeric() && out.last().is_none_or(|c| !c.is_whitespace()),
+            '_' => self.underscore = self.last.is_alphanumeric() && !self.after_blank,
             '|' | '•' => self.give(' ', out),
             c if is_pictogram(c) => self.give(' ', out),
             c if c.is_control() && !c.is_whitespace() => {}
@@ -441,6 +514,7 @@ impl Cleaner {
             }
             self.last = c;
         }
+        self.after_blank = c.is_whitespace();
         out.push(c);
     }
 }
@@ -501,7 +575,9 @@ mod tests {
 
     #[test]
     fn without_a_clause_the_first_chunk_ends_at_a_space_after_sixty_characters() {
-        let chunks = chunks("we have a table for four people on the terrace with a view of the garden and the old oak tree behind it");
+        let chunks = chunks(
+            "we have a table for four people on the terrace with a view of the garden and the old oak tree behind it",
+        );
         assert_eq!(chunks[0], "we have a table for four people on the terrace with a view of");
     }
 
@@ -517,14 +593,31 @@ mod tests {
 
     #[test]
     fn a_sentence_that_does_not_fit_goes_into_the_next_chunk() {
-        let chunks = chunks_of(&settings(5, 80), &["Hello there. It is short. This one is a good deal longer and would not fit into the same chunk."]);
+        let chunks = chunks_of(
+            &settings(5, 80),
+            &["Hello there. It is short. This one is a good deal longer and would not fit into the same chunk."],
+        );
         assert_eq!(chunks[0], "Hello there.");
         assert_eq!(chunks[1], "It is short.");
     }
 
     #[test]
     fn nothing_is_cut_inside_numbers_abbreviations_and_addresses() {
-        for whole in ["3.5", "10:30", "1,000.50", "Dr. Smith", "Mr. Young", "вул. Садова", "м. Київ", "e.g. soup", "12 euros", "$ 40", "info@oak.garden.example", "https://oak.example/menu?a=1.", "+380 50 123 45 67"] {
+        for whole in [
+            "3.5",
+            "10:30",
+            "1,000.50",
+            "Dr. Smith",
+            "Mr. Young",
+            "вул. Садова",
+            "м. Київ",
+            "e.g. soup",
+            "12 euros",
+            "$ 40",
+            "info@oak.garden.example",
+            "https://oak.example/menu?a=1.",
+            "+380 50 123 45 67",
+        ] {
             for padding in 0..70 {
                 let text = format!("{} {whole} and so on and on until the end of it all.", "a".repeat(padding));
                 let chunks = chunks_of(&settings(1, 200), &[&text]);
@@ -551,6 +644,7 @@ mod tests {
             ("<think>never ends", ""),
             ("-5 degrees", "-5 degrees"),
             ("7. That is all", "7. That is all"),
+            ("a <a```", "a <a"),
             ("***", ""),
             ("- ", ""),
             ("", ""),
@@ -575,7 +669,19 @@ mod tests {
     #[test]
     fn heard_text_ends_at_a_whole_word() {
         let text = "We are open from eight";
-        for (fraction, expected) in [(0.0, ""), (0.05, ""), (0.1, "We"), (0.3, "We are"), (0.28, "We are"), (0.5, "We are open"), (0.99, "We are open from"), (1.0, text), (2.0, text), (-1.0, ""), (f32::NAN, "")] {
+        for (fraction, expected) in [
+            (0.0, ""),
+            (0.05, ""),
+            (0.1, "We"),
+            (0.3, "We are"),
+            (0.28, "We are"),
+            (0.5, "We are open"),
+            (0.99, "We are open from"),
+            (1.0, text),
+            (2.0, text),
+            (-1.0, ""),
+            (f32::NAN, ""),
+        ] {
             assert_eq!(heard_text(text, fraction), expected, "{fraction}");
         }
         assert_eq!(heard_text("Ми відчинені", 0.5), "Ми");
