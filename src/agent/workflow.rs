@@ -939,7 +939,7 @@ impl<'r> Table<'r> {
                 Vec::new()
             }
         };
-        let call = self.sub("call").and_then(|mut table| {
+        let call = self.sub("call").map(|mut table| {
             let tool = table.text("tool");
             if tool.is_none() {
                 table.fault("tool", "is missing; name the tool");
@@ -951,16 +951,16 @@ impl<'r> Table<'r> {
             let args = table.args(args);
             let filler = table.template("filler");
             table.finish();
-            Some(Call { tool: tool.unwrap_or_default(), args, filler })
+            Call { tool: tool.unwrap_or_default(), args, filler }
         });
-        let failed = self.sub("failed").and_then(|mut table| {
+        let failed = self.sub("failed").map(|mut table| {
             let say = table.template("say");
             if say.is_none() {
                 table.fault("say", "is missing; write what is said when the tool refuses");
             }
             let goto = table.node("goto", false);
             table.finish();
-            Some(Failed { say: say.unwrap_or(Template { parts: Vec::new() }), goto })
+            Failed { say: say.unwrap_or(Template { parts: Vec::new() }), goto }
         });
         let action = Action {
             clear: self.slot_names("clear"),
