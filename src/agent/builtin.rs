@@ -154,7 +154,11 @@ impl<'m> History<'m> {
                                 close(turn, calls);
                             }
                             (calls, seen) = (0, Vec::new());
-                            history.turns.push(Turn { text: content.clone(), last: content.clone(), ..Turn::default() });
+                            history.turns.push(Turn {
+                                text: content.clone(),
+                                last: content.clone(),
+                                ..Turn::default()
+                            });
                         }
                     }
                 }
@@ -467,7 +471,9 @@ impl<'w> Machine<'w> {
                     }
                     return;
                 }
-                Outcome::Done => self.handover = action.handover.as_ref().map(|reason| self.render(reason)).or(self.handover.take()),
+                Outcome::Done => {
+                    self.handover = action.handover.as_ref().map(|reason| self.render(reason)).or(self.handover.take())
+                }
             }
         }
         if let Some(say) = &action.say {

@@ -50,17 +50,26 @@ pub struct Choice {
 pub enum SlotType {
     /// The words as they were heard; only when asked for.
     Text,
-    Number { min: u32, max: u32 },
+    Number {
+        min: u32,
+        max: u32,
+    },
     /// A number of people.
-    People { max: u32 },
+    People {
+        max: u32,
+    },
     /// A weekday, today, tomorrow, or a date.
     Day,
-    Time { prefer: Prefer },
+    Time {
+        prefer: Prefer,
+    },
     /// A day, a time, or both: when to call back.
     Moment,
     Name,
     /// Digits one by one; `length` 0 = any number of them.
-    Digits { length: usize },
+    Digits {
+        length: usize,
+    },
     Phone,
     YesNo,
     Choice(Vec<Choice>),
@@ -136,43 +145,176 @@ impl Lang {
 // --- numbers -------------------------------------------------------------------------------------------------------
 
 const EN_NUMBERS: &[&str] = &[
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
 ];
 const EN_TENS: &[&str] = &["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
 const EN_ORDINALS: &[&str] = &[
-    "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh",
-    "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth", "eighteenth", "nineteenth",
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+    "thirteenth",
+    "fourteenth",
+    "fifteenth",
+    "sixteenth",
+    "seventeenth",
+    "eighteenth",
+    "nineteenth",
 ];
 
 /// Stems of Ukrainian and Russian number words below twenty, longest first where one begins another. They cover cases
 /// ("чотирьох", "четверых") and hours ("о сьомій", "седьмого").
 const UK_STEMS: &[(&str, u32)] = &[
-    ("одинадцят", 11), ("дванадцят", 12), ("тринадцят", 13), ("чотирнадцят", 14), ("п'ятнадцят", 15),
-    ("шістнадцят", 16), ("сімнадцят", 17), ("вісімнадцят", 18), ("дев'ятнадцят", 19), ("нуль", 0), ("один", 1),
-    ("одна", 1), ("одну", 1), ("одне", 1), ("одного", 1), ("одній", 1), ("перш", 1), ("два", 2), ("дві", 2),
-    ("двох", 2), ("двоє", 2), ("друг", 2), ("три", 3), ("трьох", 3), ("троє", 3), ("трет", 3), ("чотир", 4),
-    ("четвер", 4), ("четверт", 4), ("п'ят", 5), ("шіст", 6), ("шест", 6), ("шост", 6), ("сім", 7), ("семи", 7),
-    ("семеро", 7), ("сьом", 7), ("вісім", 8), ("вось", 8), ("дев'ят", 9), ("десят", 10),
+    ("одинадцят", 11),
+    ("дванадцят", 12),
+    ("тринадцят", 13),
+    ("чотирнадцят", 14),
+    ("п'ятнадцят", 15),
+    ("шістнадцят", 16),
+    ("сімнадцят", 17),
+    ("вісімнадцят", 18),
+    ("дев'ятнадцят", 19),
+    ("нуль", 0),
+    ("один", 1),
+    ("одна", 1),
+    ("одну", 1),
+    ("одне", 1),
+    ("одного", 1),
+    ("одній", 1),
+    ("перш", 1),
+    ("два", 2),
+    ("дві", 2),
+    ("двох", 2),
+    ("двоє", 2),
+    ("друг", 2),
+    ("три", 3),
+    ("трьох", 3),
+    ("троє", 3),
+    ("трет", 3),
+    ("чотир", 4),
+    ("четвер", 4),
+    ("четверт", 4),
+    ("п'ят", 5),
+    ("шіст", 6),
+    ("шест", 6),
+    ("шост", 6),
+    ("сім", 7),
+    ("семи", 7),
+    ("семеро", 7),
+    ("сьом", 7),
+    ("вісім", 8),
+    ("вось", 8),
+    ("дев'ят", 9),
+    ("десят", 10),
 ];
-const UK_TENS: &[(&str, u32)] =
-    &[("двадцят", 20), ("тридцят", 30), ("сорок", 40), ("п'ятдесят", 50), ("шістдесят", 60), ("сімдесят", 70),
-      ("вісімдесят", 80), ("дев'яност", 90)];
+const UK_TENS: &[(&str, u32)] = &[
+    ("двадцят", 20),
+    ("тридцят", 30),
+    ("сорок", 40),
+    ("п'ятдесят", 50),
+    ("шістдесят", 60),
+    ("сімдесят", 70),
+    ("вісімдесят", 80),
+    ("дев'яност", 90),
+];
 const RU_STEMS: &[(&str, u32)] = &[
-    ("одиннадцат", 11), ("двенадцат", 12), ("тринадцат", 13), ("четырнадцат", 14), ("пятнадцат", 15),
-    ("шестнадцат", 16), ("семнадцат", 17), ("восемнадцат", 18), ("девятнадцат", 19), ("ноль", 0), ("один", 1),
-    ("одна", 1), ("одну", 1), ("одно", 1), ("перв", 1), ("два", 2), ("две", 2), ("двух", 2), ("двое", 2), ("втор", 2),
-    ("три", 3), ("трех", 3), ("трёх", 3), ("трое", 3), ("трет", 3), ("четыр", 4), ("четвер", 4), ("пят", 5),
-    ("шест", 6), ("сем", 7), ("седьм", 7), ("восем", 8), ("восьм", 8), ("девят", 9), ("десят", 10),
+    ("одиннадцат", 11),
+    ("двенадцат", 12),
+    ("тринадцат", 13),
+    ("четырнадцат", 14),
+    ("пятнадцат", 15),
+    ("шестнадцат", 16),
+    ("семнадцат", 17),
+    ("восемнадцат", 18),
+    ("девятнадцат", 19),
+    ("ноль", 0),
+    ("один", 1),
+    ("одна", 1),
+    ("одну", 1),
+    ("одно", 1),
+    ("перв", 1),
+    ("два", 2),
+    ("две", 2),
+    ("двух", 2),
+    ("двое", 2),
+    ("втор", 2),
+    ("три", 3),
+    ("трех", 3),
+    ("трёх", 3),
+    ("трое", 3),
+    ("трет", 3),
+    ("четыр", 4),
+    ("четвер", 4),
+    ("пят", 5),
+    ("шест", 6),
+    ("сем", 7),
+    ("седьм", 7),
+    ("восем", 8),
+    ("восьм", 8),
+    ("девят", 9),
+    ("десят", 10),
 ];
-const RU_TENS: &[(&str, u32)] =
-    &[("двадцат", 20), ("тридцат", 30), ("сорок", 40), ("пятьдесят", 50), ("шестьдесят", 60), ("семьдесят", 70),
-      ("восемьдесят", 80), ("девяност", 90)];
+const RU_TENS: &[(&str, u32)] = &[
+    ("двадцат", 20),
+    ("тридцат", 30),
+    ("сорок", 40),
+    ("пятьдесят", 50),
+    ("шестьдесят", 60),
+    ("семьдесят", 70),
+    ("восемьдесят", 80),
+    ("девяност", 90),
+];
 
 /// Words that begin like a number and are none: weekdays, and "сім'я" (family).
 const NOT_NUMBERS: &[&str] = &[
-    "четвер", "четверг", "п'ятниця", "п'ятницю", "п'ятниці", "пятница", "пятницу", "пятницы", "вторник", "другой",
-    "другий", "друга", "друзі", "друзей", "первый", "сім'я", "сім'ї", "семья", "семьи", "семён", "три-чотири",
+    "четвер",
+    "четверг",
+    "п'ятниця",
+    "п'ятницю",
+    "п'ятниці",
+    "пятница",
+    "пятницу",
+    "пятницы",
+    "вторник",
+    "другой",
+    "другий",
+    "друга",
+    "друзі",
+    "друзей",
+    "первый",
+    "сім'я",
+    "сім'ї",
+    "семья",
+    "семьи",
+    "семён",
+    "три-чотири",
 ];
 
 fn stem(table: &[(&str, u32)], word: &str) -> Option<u32> {
@@ -324,8 +466,25 @@ fn is_people_word(word: &str) -> bool {
 fn is_other_unit(word: &str) -> bool {
     matches!(
         word,
-        "o'clock" | "am" | "pm" | "thirty" | "fifteen" | "minutes" | "minute" | "hours" | "hour" | "days" | "weeks"
-            | "euros" | "euro" | "dollars" | "pounds" | "cents" | "nights" | "night" | "past"
+        "o'clock"
+            | "am"
+            | "pm"
+            | "thirty"
+            | "fifteen"
+            | "minutes"
+            | "minute"
+            | "hours"
+            | "hour"
+            | "days"
+            | "weeks"
+            | "euros"
+            | "euro"
+            | "dollars"
+            | "pounds"
+            | "cents"
+            | "nights"
+            | "night"
+            | "past"
     ) || ["годин", "хвилин", "вечора", "ранку", "час", "минут", "вечера", "утра", "дня", "гривень", "гривен", "рублей"]
         .iter()
         .any(|stem| word.starts_with(stem))
@@ -338,12 +497,16 @@ fn people(lang: Lang, words: &[&str], max: u32, asked: bool, other_number: bool)
     let mut at = 0;
     while at < words.len() {
         let before = at.checked_sub(1).map_or("", word);
-        let before_for = matches!(before, "for" | "party" | "на" | "для") || (before == "of" && at > 1 && word(at - 2) == "party");
+        let before_for =
+            matches!(before, "for" | "party" | "на" | "для") || (before == "of" && at > 1 && word(at - 2) == "party");
         // A slip can only be a number where people are plainly counted: after "for" with nothing or "people" behind.
         let found = number_at(lang, words, at).or_else(|| {
             let counted = is_people_word(word(at + 1))
                 || (before_for && matches!(word(at + 1), "" | "please" | "at" | "on" | "this" | "today" | "tomorrow"));
-            (before_for || is_people_word(word(at + 1)) && at > 0).then(|| slip(lang, word(at)))?.filter(|_| counted).map(|n| (n, 1))
+            (before_for || is_people_word(word(at + 1)) && at > 0)
+                .then(|| slip(lang, word(at)))?
+                .filter(|_| counted)
+                .map(|n| (n, 1))
         });
         let Some((number, used)) = found else {
             // "for for" is tried at the second word; a single "me" is one person.
@@ -357,8 +520,16 @@ fn people(lang: Lang, words: &[&str], max: u32, asked: bool, other_number: bool)
         let of_us = after == "of" && matches!(word(at + used + 1), "us" | "them" | "you");
         let counts_us = matches!(before, "are" | "be") && matches!(word(at.wrapping_sub(2)), "we" | "there" | "will");
         let vs_collective = lang != Lang::En && ["двоє", "троє", "четверо", "двое", "трое", "нас"].contains(&word(at));
-        if (1..=max).contains(&number) && !is_other_unit(after) && !matches!(before, "at" | "around" | "about" | "past" | "half") {
-            if is_people_word(after) || of_us || counts_us || vs_collective || (before_for && !other_number && !dated(words, at + used)) {
+        if (1..=max).contains(&number)
+            && !is_other_unit(after)
+            && !matches!(before, "at" | "around" | "about" | "past" | "half")
+        {
+            if is_people_word(after)
+                || of_us
+                || counts_us
+                || vs_collective
+                || (before_for && !other_number && !dated(words, at + used))
+            {
                 strict = Some(number);
             } else if asked {
                 bare = Some(number);
@@ -385,23 +556,64 @@ fn dated(words: &[&str], at: usize) -> bool {
 
 const WEEKDAYS: &[&str] = &["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
 const MONTHS: &[&str] = &[
-    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
     "december",
 ];
 
 /// Index from Monday, the word in the accusative ("у п'ятницю"), by the beginning of the word.
 const UK_DAYS: &[(&str, usize, &str)] = &[
-    ("понеділ", 0, "понеділок"), ("вівтор", 1, "вівторок"), ("серед", 2, "середу"), ("четвер", 3, "четвер"),
-    ("п'ятниц", 4, "п'ятницю"), ("субот", 5, "суботу"), ("неділ", 6, "неділю"),
+    ("понеділ", 0, "понеділок"),
+    ("вівтор", 1, "вівторок"),
+    ("серед", 2, "середу"),
+    ("четвер", 3, "четвер"),
+    ("п'ятниц", 4, "п'ятницю"),
+    ("субот", 5, "суботу"),
+    ("неділ", 6, "неділю"),
 ];
 const RU_DAYS: &[(&str, usize, &str)] = &[
-    ("понедельник", 0, "понедельник"), ("вторник", 1, "вторник"), ("сред", 2, "среду"), ("четверг", 3, "четверг"),
-    ("пятниц", 4, "пятницу"), ("суббот", 5, "субботу"), ("воскресен", 6, "воскресенье"),
+    ("понедельник", 0, "понедельник"),
+    ("вторник", 1, "вторник"),
+    ("сред", 2, "среду"),
+    ("четверг", 3, "четверг"),
+    ("пятниц", 4, "пятницу"),
+    ("суббот", 5, "субботу"),
+    ("воскресен", 6, "воскресенье"),
 ];
 const SLAVIC_MONTHS: &[(&str, usize)] = &[
-    ("січ", 0), ("лют", 1), ("берез", 2), ("квіт", 3), ("трав", 4), ("черв", 5), ("лип", 6), ("серп", 7), ("верес", 8),
-    ("жовт", 9), ("листопад", 10), ("груд", 11), ("январ", 0), ("феврал", 1), ("март", 2), ("апрел", 3), ("мая", 4),
-    ("июн", 5), ("июл", 6), ("август", 7), ("сентябр", 8), ("октябр", 9), ("ноябр", 10), ("декабр", 11),
+    ("січ", 0),
+    ("лют", 1),
+    ("берез", 2),
+    ("квіт", 3),
+    ("трав", 4),
+    ("черв", 5),
+    ("лип", 6),
+    ("серп", 7),
+    ("верес", 8),
+    ("жовт", 9),
+    ("листопад", 10),
+    ("груд", 11),
+    ("январ", 0),
+    ("феврал", 1),
+    ("март", 2),
+    ("апрел", 3),
+    ("мая", 4),
+    ("июн", 5),
+    ("июл", 6),
+    ("август", 7),
+    ("сентябр", 8),
+    ("октябр", 9),
+    ("ноябр", 10),
+    ("декабр", 11),
 ];
 
 fn month(word: &str) -> Option<usize> {
@@ -473,7 +685,10 @@ fn date(lang: Lang, words: &[&str]) -> Option<(Option<usize>, u32)> {
         } else if lang == Lang::En && at > 0 && words[at - 1] == "the" && found.is_none() {
             // "the second table" is no date: nothing but the end, a time or a filler may follow.
             let after = word(at + used);
-            if matches!(after, "" | "at" | "please" | "for" | "around" | "about" | "in" | "would" | "thank" | "thanks" | "if") {
+            if matches!(
+                after,
+                "" | "at" | "please" | "for" | "around" | "about" | "in" | "would" | "thank" | "thanks" | "if"
+            ) {
                 found = Some((None, day));
             }
         }
@@ -510,9 +725,13 @@ fn day(lang: Lang, words: &[&str]) -> Option<SlotValue> {
     for at in 0..words.len() {
         if let Some((value, spoken)) = relative_day(lang, words, at) {
             let next = value == "weekend" && at > 0 && words[at - 1] == "next";
-            found = Some(if next { SlotValue::new("next weekend", "next weekend") } else { SlotValue::new(value, spoken) });
+            found =
+                Some(if next { SlotValue::new("next weekend", "next weekend") } else { SlotValue::new(value, spoken) });
         } else if let Some((index, name)) = weekday(lang, words[at]) {
-            let next = at > 0 && (words[at - 1] == "next" || words[at - 1].starts_with("наступн") || words[at - 1].starts_with("следующ"));
+            let next = at > 0
+                && (words[at - 1] == "next"
+                    || words[at - 1].starts_with("наступн")
+                    || words[at - 1].starts_with("следующ"));
             let value = format!("{}{}", if next { "next " } else { "" }, WEEKDAYS[index]);
             let (spoken, on) = match (lang, next) {
                 (Lang::En, true) => (format!("next {name}"), format!("next {name}")),
@@ -596,7 +815,10 @@ impl Clock {
             _ => format!("{dial} {}", spoken_number(lang, minute)),
         };
         // What is understood without being said is not said; the unusual half of the day is.
-        let usual = Said { hour: if hour.is_multiple_of(12) { 12 } else { hour % 12 }, minute, part: None }.resolve(prefer).hour == hour;
+        let usual = Said { hour: if hour.is_multiple_of(12) { 12 } else { hour % 12 }, minute, part: None }
+            .resolve(prefer)
+            .hour
+            == hour;
         let spoken = match (usual || (hour == 0 && minute == 0), hour) {
             (true, _) => spoken,
             (false, 0..12) => format!("{spoken} in the morning"),
@@ -609,7 +831,9 @@ impl Clock {
 
 fn part_of_day(words: &[&str]) -> Option<Part> {
     words.iter().find_map(|&word| match word {
-        "am" | "morning" | "ранку" | "вранці" | "ранок" | "утра" | "утром" => Some(Part::Morning),
+        "am" | "morning" | "ранку" | "вранці" | "ранок" | "утра" | "утром" => {
+            Some(Part::Morning)
+        }
         "pm" | "afternoon" | "evening" | "tonight" | "вечора" | "ввечері" | "дня" | "вечера" | "вечером" | "днём"
         | "днем" | "вдень" => Some(Part::Later),
         _ => None,
@@ -689,9 +913,14 @@ fn time(lang: Lang, words: &[&str], asked: bool) -> Option<Said> {
             _ => {}
         }
         let before = at.checked_sub(1).map_or("", word);
-        let at_time = matches!(before, "at" | "around" | "about" | "by" | "after" | "before" | "until" | "past" | "till")
-            || (lang != Lang::En && matches!(before, "о" | "об" | "в" | "у" | "к" | "біля" | "около" | "після" | "после"));
-        let slipped = || (before == "at" && matches!(word(at + 1), "" | "please" | "o'clock" | "on" | "thank" | "thanks")).then(|| slip(lang, here));
+        let at_time =
+            matches!(before, "at" | "around" | "about" | "by" | "after" | "before" | "until" | "past" | "till")
+                || (lang != Lang::En
+                    && matches!(before, "о" | "об" | "в" | "у" | "к" | "біля" | "около" | "після" | "после"));
+        let slipped = || {
+            (before == "at" && matches!(word(at + 1), "" | "please" | "o'clock" | "on" | "thank" | "thanks"))
+                .then(|| slip(lang, here))
+        };
         let number = number_at(lang, words, at).or_else(|| slipped().flatten().map(|n| (n, 1)));
         let Some((hour, used)) = number.filter(|(n, _)| *n < 24) else {
             at += number.map_or(1, |(_, used)| used);
@@ -700,12 +929,20 @@ fn time(lang: Lang, words: &[&str], asked: bool) -> Option<Said> {
         let (minute, more) = minutes_at(lang, words, at + used).unwrap_or((0, 0));
         let after = word(at + used + more);
         // "at seven in the morning" but not "two in a room".
-        let in_the = after == "in" && word(at + used + more + 1) == "the" && part_of_day(&[word(at + used + more + 2)]).is_some();
+        let in_the = after == "in"
+            && word(at + used + more + 1) == "the"
+            && part_of_day(&[word(at + used + more + 2)]).is_some();
         let hours_follow = matches!(after, "o'clock" | "am" | "pm")
-            || (lang != Lang::En && (after.starts_with("годин") || matches!(after, "час" | "часов" | "часа" | "ранку" | "вечора" | "утра" | "вечера" | "дня")));
+            || (lang != Lang::En
+                && (after.starts_with("годин")
+                    || matches!(after, "час" | "часов" | "часа" | "ранку" | "вечора" | "утра" | "вечера" | "дня")));
         let own = part_of_day(&[after]);
-        let counted = is_people_word(after) || (is_other_unit(after) && !hours_follow) || (after == "of" && word(at + used + more + 1) == "us");
-        let a_date = dated(words, at + used) || (at > 0 && month(before).is_some()) || (before == "the" && at > 1 && month(word(at - 2)).is_some());
+        let counted = is_people_word(after)
+            || (is_other_unit(after) && !hours_follow)
+            || (after == "of" && word(at + used + more + 1) == "us");
+        let a_date = dated(words, at + used)
+            || (at > 0 && month(before).is_some())
+            || (before == "the" && at > 1 && month(word(at - 2)).is_some());
         if !counted && !a_date {
             let said = Said { hour, minute, part: own.or(part) };
             if at_time || hours_follow || in_the || (more > 0 && !matches!(before, "for" | "number")) {
@@ -717,7 +954,9 @@ fn time(lang: Lang, words: &[&str], asked: bool) -> Option<Said> {
         at += used + more;
     }
     let slipped = || match words {
-        [one] | ["at", one] | [one, "o'clock"] | [one, "please"] if asked => slip(lang, one).map(|hour| Said { hour, minute: 0, part }),
+        [one] | ["at", one] | [one, "o'clock"] | [one, "please"] if asked => {
+            slip(lang, one).map(|hour| Said { hour, minute: 0, part })
+        }
         _ => None,
     };
     strict.or(bare).or_else(slipped)
@@ -768,7 +1007,13 @@ fn moment(lang: Lang, words: &[&str], asked: bool) -> Option<SlotValue> {
     let said = time(lang, words, asked && day.is_none()).or_else(|| if asked { time(lang, words, true) } else { None });
     let time = said.map(|said| said.resolve(Prefer::Day).slot(lang, Prefer::Day));
     let vague = if time.is_none() { vague(lang, &words.join(" ")) } else { None };
-    let at = if lang == Lang::En { "at" } else if lang == Lang::Uk { "о" } else { "в" };
+    let at = if lang == Lang::En {
+        "at"
+    } else if lang == Lang::Uk {
+        "о"
+    } else {
+        "в"
+    };
     let mut value = Vec::new();
     let mut spoken = Vec::new();
     if let Some(day) = &day {
@@ -789,33 +1034,253 @@ fn moment(lang: Lang, words: &[&str], asked: bool) -> Option<SlotValue> {
 
 /// Words that a name never is, so that half a sentence is not taken for one.
 const NO_NAME: &[&str] = &[
-    "a", "an", "the", "i", "you", "he", "she", "it", "we", "they", "me", "my", "your", "is", "am", "are", "was", "be",
-    "do", "does", "did", "not", "no", "yes", "yeah", "okay", "ok", "please", "thank", "thanks", "sorry", "hello", "hi",
-    "what", "when", "where", "who", "why", "how", "which", "and", "or", "but", "if", "for", "at", "on", "in", "of", "to",
-    "with", "about", "table", "book", "booking", "booked", "cancel", "change", "call", "calling", "people", "person", "day",
-    "time", "today", "tomorrow", "tonight", "name", "can", "could", "would", "will", "want", "need", "like", "have", "this",
-    "that", "there", "here", "open", "close", "price", "help", "repeat", "again", "goodbye", "bye", "good", "morning",
-    "afternoon", "evening", "o'clock", "number", "going", "just", "so", "well", "very", "really", "speak", "speaking",
-    "talk", "from", "under", "half", "quarter", "past", "back", "all", "one", "right", "wrong", "sure", "any", "your",
-    "possible", "soon", "as", "early", "late", "later", "question", "urgent", "ready", "important", "broken", "weekend",
-    "мене", "звати", "на", "я", "це", "так", "ні", "да", "нет", "меня", "зовут", "это", "будь", "ласка", "дякую",
-    "спасибо", "пожалуйста", "добрий", "добрый", "день", "не", "столик", "стол", "стіл", "завтра", "сьогодні",
+    "a",
+    "an",
+    "the",
+    "i",
+    "you",
+    "he",
+    "she",
+    "it",
+    "we",
+    "they",
+    "me",
+    "my",
+    "your",
+    "is",
+    "am",
+    "are",
+    "was",
+    "be",
+    "do",
+    "does",
+    "did",
+    "not",
+    "no",
+    "yes",
+    "yeah",
+    "okay",
+    "ok",
+    "please",
+    "thank",
+    "thanks",
+    "sorry",
+    "hello",
+    "hi",
+    "what",
+    "when",
+    "where",
+    "who",
+    "why",
+    "how",
+    "which",
+    "and",
+    "or",
+    "but",
+    "if",
+    "for",
+    "at",
+    "on",
+    "in",
+    "of",
+    "to",
+    "with",
+    "about",
+    "table",
+    "book",
+    "booking",
+    "booked",
+    "cancel",
+    "change",
+    "call",
+    "calling",
+    "people",
+    "person",
+    "day",
+    "time",
+    "today",
+    "tomorrow",
+    "tonight",
+    "name",
+    "can",
+    "could",
+    "would",
+    "will",
+    "want",
+    "need",
+    "like",
+    "have",
+    "this",
+    "that",
+    "there",
+    "here",
+    "open",
+    "close",
+    "price",
+    "help",
+    "repeat",
+    "again",
+    "goodbye",
+    "bye",
+    "good",
+    "morning",
+    "afternoon",
+    "evening",
+    "o'clock",
+    "number",
+    "going",
+    "just",
+    "so",
+    "well",
+    "very",
+    "really",
+    "speak",
+    "speaking",
+    "talk",
+    "from",
+    "under",
+    "half",
+    "quarter",
+    "past",
+    "back",
+    "all",
+    "one",
+    "right",
+    "wrong",
+    "sure",
+    "any",
+    "your",
+    "possible",
+    "soon",
+    "as",
+    "early",
+    "late",
+    "later",
+    "question",
+    "urgent",
+    "ready",
+    "important",
+    "broken",
+    "weekend",
+    "мене",
+    "звати",
+    "на",
+    "я",
+    "це",
+    "так",
+    "ні",
+    "да",
+    "нет",
+    "меня",
+    "зовут",
+    "это",
+    "будь",
+    "ласка",
+    "дякую",
+    "спасибо",
+    "пожалуйста",
+    "добрий",
+    "добрый",
+    "день",
+    "не",
+    "столик",
+    "стол",
+    "стіл",
+    "завтра",
+    "сьогодні",
 ];
 const TITLES: &[&str] = &["mister", "mr", "misses", "mrs", "miss", "ms", "doctor", "dr", "пан", "пані", "господин"];
 /// Words before and after a bare name.
 const FILLERS: &[&str] = &[
-    "yes", "yeah", "sure", "well", "okay", "ok", "um", "uh", "er", "so", "oh", "ah", "actually", "hello", "hi", "please",
-    "it", "is", "the", "name", "my", "i", "am", "this", "that", "would", "be", "under", "for", "on", "thank", "thanks",
-    "you", "speaking", "here", "excuse", "me", "sorry", "just", "good", "morning", "afternoon", "evening",
-    "мене", "звати", "на", "ім'я", "це", "так", "я", "меня", "зовут", "имя", "это", "да", "ну", "пожалуйста", "будь",
-    "ласка", "прошу", "дякую", "спасибо", "моє", "моё", "мое", "прізвище", "фамилия",
+    "yes",
+    "yeah",
+    "sure",
+    "well",
+    "okay",
+    "ok",
+    "um",
+    "uh",
+    "er",
+    "so",
+    "oh",
+    "ah",
+    "actually",
+    "hello",
+    "hi",
+    "please",
+    "it",
+    "is",
+    "the",
+    "name",
+    "my",
+    "i",
+    "am",
+    "this",
+    "that",
+    "would",
+    "be",
+    "under",
+    "for",
+    "on",
+    "thank",
+    "thanks",
+    "you",
+    "speaking",
+    "here",
+    "excuse",
+    "me",
+    "sorry",
+    "just",
+    "good",
+    "morning",
+    "afternoon",
+    "evening",
+    "мене",
+    "звати",
+    "на",
+    "ім'я",
+    "це",
+    "так",
+    "я",
+    "меня",
+    "зовут",
+    "имя",
+    "это",
+    "да",
+    "ну",
+    "пожалуйста",
+    "будь",
+    "ласка",
+    "прошу",
+    "дякую",
+    "спасибо",
+    "моє",
+    "моё",
+    "мое",
+    "прізвище",
+    "фамилия",
 ];
 /// What introduces a name; the words after it are the name.
 const INTRODUCTIONS: &[&[&str]] = &[
-    &["my", "name", "is"], &["the", "name", "is"], &["name", "is"], &["under", "the", "name", "of"],
-    &["under", "the", "name"], &["under", "name"], &["in", "the", "name", "of"], &["on", "the", "name"], &["the", "name"],
-    &["name", "of"], &["called"], &["i", "am"], &["under"], &["мене", "звати"], &["на", "ім'я"], &["меня", "зовут"],
-    &["на", "имя"], &["моє", "ім'я"], &["моё", "имя"],
+    &["my", "name", "is"],
+    &["the", "name", "is"],
+    &["name", "is"],
+    &["under", "the", "name", "of"],
+    &["under", "the", "name"],
+    &["under", "name"],
+    &["in", "the", "name", "of"],
+    &["on", "the", "name"],
+    &["the", "name"],
+    &["name", "of"],
+    &["called"],
+    &["i", "am"],
+    &["under"],
+    &["мене", "звати"],
+    &["на", "ім'я"],
+    &["меня", "зовут"],
+    &["на", "имя"],
+    &["моє", "ім'я"],
+    &["моё", "имя"],
 ];
 
 fn could_be_name(lang: Lang, word: &str) -> bool {
@@ -835,7 +1300,12 @@ fn name_from(lang: Lang, words: &[&str]) -> Option<SlotValue> {
     if letters.chars().count() >= 2 {
         return Some(SlotValue::text(capital(&letters)));
     }
-    let taken: Vec<String> = rest.iter().take(2).take_while(|word| could_be_name(lang, word) && word.chars().count() > 1).map(|word| capital(word)).collect();
+    let taken: Vec<String> = rest
+        .iter()
+        .take(2)
+        .take_while(|word| could_be_name(lang, word) && word.chars().count() > 1)
+        .map(|word| capital(word))
+        .collect();
     if taken.is_empty() {
         return None;
     }
@@ -851,7 +1321,11 @@ fn name(lang: Lang, words: &[&str], asked: bool) -> Option<SlotValue> {
         let weak = matches!(*said, ["i", "am"] | ["under"] | ["called"] | ["the", "name"]);
         let after = at + said.len();
         // "I am calling", "I am in a hurry": only a name and nothing else may follow there, unless it was asked for.
-        if weak && !asked && words.len() - after > 2 && !matches!(words.get(after + 1), Some(&("speaking" | "please" | "at" | "on" | "for" | "and"))) {
+        if weak
+            && !asked
+            && words.len() - after > 2
+            && !matches!(words.get(after + 1), Some(&("speaking" | "please" | "at" | "on" | "for" | "and")))
+        {
             continue;
         }
         let again = usize::from(matches!(words.get(after), Some(&("is" | "of"))));
@@ -862,7 +1336,9 @@ fn name(lang: Lang, words: &[&str], asked: bool) -> Option<SlotValue> {
     // "It is Mister Young speaking", "this is Anna", "Anna speaking".
     if found.is_none() {
         for at in 0..words.len() {
-            let is = words[at..].starts_with(&["it", "is"]) || words[at..].starts_with(&["this", "is"]) || words[at..].starts_with(&["here", "is"]);
+            let is = words[at..].starts_with(&["it", "is"])
+                || words[at..].starts_with(&["this", "is"])
+                || words[at..].starts_with(&["here", "is"]);
             if is {
                 let rest = &words[at + 2..];
                 let plain = rest.len() <= 3 && rest.iter().any(|word| *word == "speaking" || TITLES.contains(word));
@@ -949,8 +1425,13 @@ fn yes_no(lang: Lang, words: &[&str]) -> Option<SlotValue> {
             &["yes", "yeah", "yep", "sure", "correct", "right", "exactly", "okay", "ok", "fine", "perfect", "great"],
             &["no", "nope", "not", "never", "wrong"],
         ),
-        Lang::Uk => (&["так", "ага", "звісно", "звичайно", "правильно", "вірно", "добре", "авжеж"], &["ні", "не", "неправильно"]),
-        Lang::Ru => (&["да", "ага", "конечно", "правильно", "верно", "хорошо"], &["нет", "не", "неправильно", "неверно"]),
+        Lang::Uk => (
+            &["так", "ага", "звісно", "звичайно", "правильно", "вірно", "добре", "авжеж"],
+            &["ні", "не", "неправильно"],
+        ),
+        Lang::Ru => {
+            (&["да", "ага", "конечно", "правильно", "верно", "хорошо"], &["нет", "не", "неправильно", "неверно"])
+        }
     };
     if words.iter().any(|word| no.contains(word)) {
         return Some(SlotValue::text("no"));
@@ -982,82 +1463,98 @@ mod tests {
 
     #[test]
     fn people_are_found_where_they_are_counted() {
-        check(&PEOPLE, false, &[
-            ("A table for four", Some("4")),
-            ("a table for 4 people please", Some("4")),
-            ("table for for", Some("4")),
-            ("table for for people on Friday", Some("4")),
-            ("a table for to please", Some("2")),
-            ("table for too at seven", Some("2")),
-            ("Yes, for seven people", Some("7")),
-            ("we are six", Some("6")),
-            ("there will be five of us", Some("5")),
-            ("for one people", Some("1")),
-            ("a party of eight", Some("8")),
-            ("for twenty two people", Some("22")),
-            ("table for two at eight", Some("2")),
-            ("for four no sorry for five people", Some("5")),
-            ("on Friday at seven", None),
-            ("for seven o'clock", None),
-            ("for seven thirty", None),
-            ("for the seventeenth of June", None),
-            ("for two hundred people", None),
-            ("forty euros", None),
-            ("how much is it for me", None),
-        ]);
+        check(
+            &PEOPLE,
+            false,
+            &[
+                ("A table for four", Some("4")),
+                ("a table for 4 people please", Some("4")),
+                ("table for for", Some("4")),
+                ("table for for people on Friday", Some("4")),
+                ("a table for to please", Some("2")),
+                ("table for too at seven", Some("2")),
+                ("Yes, for seven people", Some("7")),
+                ("we are six", Some("6")),
+                ("there will be five of us", Some("5")),
+                ("for one people", Some("1")),
+                ("a party of eight", Some("8")),
+                ("for twenty two people", Some("22")),
+                ("table for two at eight", Some("2")),
+                ("for four no sorry for five people", Some("5")),
+                ("on Friday at seven", None),
+                ("for seven o'clock", None),
+                ("for seven thirty", None),
+                ("for the seventeenth of June", None),
+                ("for two hundred people", None),
+                ("forty euros", None),
+                ("how much is it for me", None),
+            ],
+        );
     }
 
     #[test]
     fn a_bare_number_answers_how_many() {
-        check(&PEOPLE, true, &[
-            ("four", Some("4")),
-            ("Four please", Some("4")),
-            ("for", Some("4")),
-            ("for for", Some("4")),
-            ("to", Some("2")),
-            ("just me", Some("1")),
-            ("well I think three or four", Some("4")),
-            ("at seven", None),
-            ("on Friday", None),
-        ]);
+        check(
+            &PEOPLE,
+            true,
+            &[
+                ("four", Some("4")),
+                ("Four please", Some("4")),
+                ("for", Some("4")),
+                ("for for", Some("4")),
+                ("to", Some("2")),
+                ("just me", Some("1")),
+                ("well I think three or four", Some("4")),
+                ("at seven", None),
+                ("on Friday", None),
+            ],
+        );
     }
 
     #[test]
     fn times_are_found_where_they_are_said() {
-        check(&EVENING, false, &[
-            ("on Friday at seven", Some("19:00")),
-            ("at seven thirty", Some("19:30")),
-            ("at 7:30", Some("19:30")),
-            ("at 19:30", Some("19:30")),
-            ("around six", Some("18:00")),
-            ("half past eight", Some("20:30")),
-            ("quarter to eight", Some("19:45")),
-            ("eight o'clock in the morning", Some("08:00")),
-            ("nine in the morning", Some("09:00")),
-            ("seven pm", Some("19:00")),
-            ("7pm", Some("19:00")),
-            ("at noon", Some("12:00")),
-            ("at midnight", Some("00:00")),
-            ("at to", Some("14:00")),
-            ("at ate please", Some("20:00")),
-            ("at seven no at eight", Some("20:00")),
-            ("a table for four", None),
-            ("for four people", None),
-            ("at four people", None),
-            ("in June the seventeenth", None),
-        ]);
+        check(
+            &EVENING,
+            false,
+            &[
+                ("on Friday at seven", Some("19:00")),
+                ("at seven thirty", Some("19:30")),
+                ("at 7:30", Some("19:30")),
+                ("at 19:30", Some("19:30")),
+                ("around six", Some("18:00")),
+                ("half past eight", Some("20:30")),
+                ("quarter to eight", Some("19:45")),
+                ("eight o'clock in the morning", Some("08:00")),
+                ("nine in the morning", Some("09:00")),
+                ("seven pm", Some("19:00")),
+                ("7pm", Some("19:00")),
+                ("at noon", Some("12:00")),
+                ("at midnight", Some("00:00")),
+                ("at to", Some("14:00")),
+                ("at ate please", Some("20:00")),
+                ("at seven no at eight", Some("20:00")),
+                ("a table for four", None),
+                ("for four people", None),
+                ("at four people", None),
+                ("in June the seventeenth", None),
+            ],
+        );
     }
 
     #[test]
     fn a_bare_number_answers_what_time() {
-        check(&EVENING, true, &[
-            ("seven", Some("19:00")),
-            ("for seven", Some("19:00")),
-            ("seven thirty please", Some("19:30")),
-            ("for four people", None),
-            ("ate", Some("20:00")),
-            ("twenty five", None),
-        ]);
+        check(
+            &EVENING,
+            true,
+            &[
+                ("seven", Some("19:00")),
+                ("for seven", Some("19:00")),
+                ("seven thirty please", Some("19:30")),
+                ("for four people", None),
+                ("ate", Some("20:00")),
+                ("twenty five", None),
+            ],
+        );
     }
 
     #[test]
@@ -1074,25 +1571,29 @@ mod tests {
 
     #[test]
     fn days_and_dates_are_found() {
-        check(&SlotType::Day, false, &[
-            ("on Friday at seven", Some("friday")),
-            ("next Monday please", Some("next monday")),
-            ("today", Some("today")),
-            ("tonight at eight", Some("today")),
-            ("tomorrow evening", Some("tomorrow")),
-            ("the day after tomorrow", Some("day after tomorrow")),
-            ("this weekend", Some("weekend")),
-            ("on the seventeenth of June", Some("june 17")),
-            ("on December the thirteenth", Some("december 13")),
-            ("June 3rd", Some("june 3")),
-            ("May the twenty first", Some("may 21")),
-            ("on the second", Some("2")),
-            ("Friday the thirteenth", Some("friday 13")),
-            ("Friday no Saturday", Some("saturday")),
-            ("the second table", None),
-            ("may I book a table", None),
-            ("at seven", None),
-        ]);
+        check(
+            &SlotType::Day,
+            false,
+            &[
+                ("on Friday at seven", Some("friday")),
+                ("next Monday please", Some("next monday")),
+                ("today", Some("today")),
+                ("tonight at eight", Some("today")),
+                ("tomorrow evening", Some("tomorrow")),
+                ("the day after tomorrow", Some("day after tomorrow")),
+                ("this weekend", Some("weekend")),
+                ("on the seventeenth of June", Some("june 17")),
+                ("on December the thirteenth", Some("december 13")),
+                ("June 3rd", Some("june 3")),
+                ("May the twenty first", Some("may 21")),
+                ("on the second", Some("2")),
+                ("Friday the thirteenth", Some("friday 13")),
+                ("Friday no Saturday", Some("saturday")),
+                ("the second table", None),
+                ("may I book a table", None),
+                ("at seven", None),
+            ],
+        );
     }
 
     #[test]
@@ -1106,44 +1607,56 @@ mod tests {
 
     #[test]
     fn names_are_found_where_they_are_given() {
-        check(&SlotType::Name, false, &[
-            ("my name is Maria", Some("Maria")),
-            ("a table under the name of Anna Green please", Some("Anna Green")),
-            ("Excuse me, it is Mister Young speaking", Some("Young")),
-            ("under Peter", Some("Peter")),
-            ("this is Olena", Some("Olena")),
-            ("the name is Clark thank you", Some("Clark")),
-            ("I am calling about my account", None),
-            ("it is very important", None),
-            ("a table for four on Friday", None),
-            ("this is very urgent", None),
-        ]);
-        check(&SlotType::Name, true, &[
-            ("Maria", Some("Maria")),
-            ("Maria please", Some("Maria")),
-            ("yes it is Peter Walker", Some("Peter Walker")),
-            ("Mister Young", Some("Young")),
-            ("M A R I A", Some("Maria")),
-            ("my name is my name is Anna", Some("Anna")),
-            ("what time do you open", None),
-            ("yes please", None),
-            ("seven", None),
-            ("Friday", None),
-        ]);
+        check(
+            &SlotType::Name,
+            false,
+            &[
+                ("my name is Maria", Some("Maria")),
+                ("a table under the name of Anna Green please", Some("Anna Green")),
+                ("Excuse me, it is Mister Young speaking", Some("Young")),
+                ("under Peter", Some("Peter")),
+                ("this is Olena", Some("Olena")),
+                ("the name is Clark thank you", Some("Clark")),
+                ("I am calling about my account", None),
+                ("it is very important", None),
+                ("a table for four on Friday", None),
+                ("this is very urgent", None),
+            ],
+        );
+        check(
+            &SlotType::Name,
+            true,
+            &[
+                ("Maria", Some("Maria")),
+                ("Maria please", Some("Maria")),
+                ("yes it is Peter Walker", Some("Peter Walker")),
+                ("Mister Young", Some("Young")),
+                ("M A R I A", Some("Maria")),
+                ("my name is my name is Anna", Some("Anna")),
+                ("what time do you open", None),
+                ("yes please", None),
+                ("seven", None),
+                ("Friday", None),
+            ],
+        );
         assert_eq!(get(&SlotType::Name, "en", "Mister Young", true).unwrap().spoken, "Mister Young");
     }
 
     #[test]
     fn a_callback_moment_is_a_day_a_time_or_both() {
-        check(&SlotType::Moment, false, &[
-            ("Please call me back this week around one as soon as possible", Some("13:00")),
-            ("Thanks, please call me back on Sunday", Some("sunday")),
-            ("call me back tomorrow at ten", Some("tomorrow 10:00")),
-            ("tomorrow in the afternoon", Some("tomorrow afternoon")),
-            ("as soon as possible", Some("as soon as possible")),
-            ("good morning call me back", None),
-            ("call me back please", None),
-        ]);
+        check(
+            &SlotType::Moment,
+            false,
+            &[
+                ("Please call me back this week around one as soon as possible", Some("13:00")),
+                ("Thanks, please call me back on Sunday", Some("sunday")),
+                ("call me back tomorrow at ten", Some("tomorrow 10:00")),
+                ("tomorrow in the afternoon", Some("tomorrow afternoon")),
+                ("as soon as possible", Some("as soon as possible")),
+                ("good morning call me back", None),
+                ("call me back please", None),
+            ],
+        );
         check(&SlotType::Moment, true, &[("ten", Some("10:00")), ("Friday ten", Some("friday 10:00")), ("no", None)]);
         let said = get(&SlotType::Moment, "en", "on Friday at one", true).unwrap();
         assert_eq!(said.spoken, "on Friday at one");
@@ -1152,12 +1665,16 @@ mod tests {
     #[test]
     fn digits_are_collected_one_by_one() {
         let any = SlotType::Digits { length: 0 };
-        check(&any, true, &[
-            ("my order number is eight two eight eight", Some("8288")),
-            ("nine one double five", Some("9155")),
-            ("twenty five oh one", Some("2501")),
-            ("hello", None),
-        ]);
+        check(
+            &any,
+            true,
+            &[
+                ("my order number is eight two eight eight", Some("8288")),
+                ("nine one double five", Some("9155")),
+                ("twenty five oh one", Some("2501")),
+                ("hello", None),
+            ],
+        );
         check(&SlotType::Digits { length: 4 }, true, &[("one two three", None), ("one two three four", Some("1234"))]);
         check(&SlotType::Phone, true, &[("+380 50 123 45 67", Some("+380501234567")), ("one two", None)]);
         assert_eq!(get(&SlotType::Phone, "en", "0501234567", true).unwrap().spoken, "0 5 0, 1 2 3, 4 5 6 7");
@@ -1165,8 +1682,16 @@ mod tests {
 
     #[test]
     fn numbers_yes_and_no_are_typed() {
-        check(&SlotType::Number { min: 1, max: 100 }, true, &[("eighty six of them", Some("86")), ("two hundred", None)]);
-        check(&SlotType::YesNo, true, &[("yes please", Some("yes")), ("no that is not right", Some("no")), ("hm", None)]);
+        check(
+            &SlotType::Number { min: 1, max: 100 },
+            true,
+            &[("eighty six of them", Some("86")), ("two hundred", None)],
+        );
+        check(
+            &SlotType::YesNo,
+            true,
+            &[("yes please", Some("yes")), ("no that is not right", Some("no")), ("hm", None)],
+        );
         let sets = std::collections::BTreeMap::new();
         let choice = SlotType::Choice(vec![
             Choice { value: "inside".into(), hear: vec![Pattern::words("inside|indoors", &sets).unwrap()] },
@@ -1177,13 +1702,37 @@ mod tests {
 
     #[test]
     fn ukrainian_and_russian_numbers_days_and_names_are_found() {
-        check_in("uk", &PEOPLE, false, &[("столик на чотирьох", Some("4")), ("на двох людей", Some("2")), ("у п'ятницю", None)]);
-        check_in("uk", &EVENING, false, &[("о сьомій вечора", Some("19:00")), ("о 19:30", Some("19:30")), ("пів на восьму", Some("19:30"))]);
-        check_in("uk", &SlotType::Day, false, &[("у п'ятницю о сьомій", Some("friday")), ("завтра", Some("tomorrow")), ("сімнадцятого червня", Some("june 17"))]);
+        check_in(
+            "uk",
+            &PEOPLE,
+            false,
+            &[("столик на чотирьох", Some("4")), ("на двох людей", Some("2")), ("у п'ятницю", None)],
+        );
+        check_in(
+            "uk",
+            &EVENING,
+            false,
+            &[("о сьомій вечора", Some("19:00")), ("о 19:30", Some("19:30")), ("пів на восьму", Some("19:30"))],
+        );
+        check_in(
+            "uk",
+            &SlotType::Day,
+            false,
+            &[
+                ("у п'ятницю о сьомій", Some("friday")),
+                ("завтра", Some("tomorrow")),
+                ("сімнадцятого червня", Some("june 17")),
+            ],
+        );
         check_in("uk", &SlotType::Name, true, &[("мене звати Олена", Some("Олена")), ("Марія", Some("Марія"))]);
         check_in("ru", &PEOPLE, false, &[("столик на четверых", Some("4")), ("пять человек", Some("5"))]);
         check_in("ru", &EVENING, false, &[("в семь вечера", Some("19:00"))]);
-        check_in("ru", &SlotType::Day, false, &[("в пятницу", Some("friday")), ("послезавтра", Some("day after tomorrow"))]);
+        check_in(
+            "ru",
+            &SlotType::Day,
+            false,
+            &[("в пятницу", Some("friday")), ("послезавтра", Some("day after tomorrow"))],
+        );
         check_in("ru", &SlotType::YesNo, true, &[("да", Some("yes")), ("нет не так", Some("no"))]);
     }
 }

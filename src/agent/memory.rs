@@ -15,7 +15,8 @@ pub const MAX_CHARS: usize = 200_000;
 const MAX_MESSAGE_CHARS: usize = 20_000;
 
 /// What a tool call gets as its result when the turn ended before it had one.
-const UNANSWERED: &str = r#"{"error":"the caller interrupted before there was a result; it may or may not have been done"}"#;
+const UNANSWERED: &str =
+    r#"{"error":"the caller interrupted before there was a result; it may or may not have been done"}"#;
 /// Ends a message of which the caller did not hear the rest.
 const CUT_MARK: char = '—';
 
@@ -63,7 +64,8 @@ impl Memory {
     /// The caller interrupted and heard only this much of what the agent said since the caller's last words. Tool calls
     /// stay; a message of which nothing was heard goes.
     pub fn interrupted(&mut self, heard: &str) {
-        let turn = self.messages.iter().rposition(|message| matches!(message, Message::User { .. })).map_or(0, |at| at + 1);
+        let turn =
+            self.messages.iter().rposition(|message| matches!(message, Message::User { .. })).map_or(0, |at| at + 1);
         let mut rest = heard.trim();
         let mut cut = false;
         // After what the caller had already answered to stands one answer, at times in several messages.
@@ -121,7 +123,8 @@ impl Memory {
         self.messages.push_back(message);
         // Whole turns fall out, so that no tool result loses its call; the turn being made always stays.
         while self.messages.len() > MAX_MESSAGES || self.chars > MAX_CHARS {
-            let second = self.messages.iter().enumerate().skip(1).find(|(_, message)| matches!(message, Message::User { .. }));
+            let second =
+                self.messages.iter().enumerate().skip(1).find(|(_, message)| matches!(message, Message::User { .. }));
             let Some((until, _)) = second else { break };
             for gone in self.messages.drain(..until) {
                 self.chars -= size(&gone);
@@ -132,9 +135,12 @@ impl Memory {
 
 fn size(message: &Message) -> usize {
     match message {
-        Message::System { content } | Message::User { content } | Message::Tool { content, .. } => content.chars().count(),
+        Message::System { content } | Message::User { content } | Message::Tool { content, .. } => {
+            content.chars().count()
+        }
         Message::Assistant { content, tool_calls } => {
-            content.chars().count() + tool_calls.iter().map(|call| call.name.len() + call.arguments.chars().count()).sum::<usize>()
+            content.chars().count()
+                + tool_calls.iter().map(|call| call.name.len() + call.arguments.chars().count()).sum::<usize>()
         }
     }
 }
@@ -171,11 +177,19 @@ mod tests {
         let mut memory = Memory::new("Be brief.");
         memory.agent_said("Hello!");
         memory.user_said(" What time do you open? ");
-        let model = ModelChoice { model: Some("m".into()), temperature: Some(0.5), max_tokens: Some(9), ..ModelChoice::default() };
+        let model = ModelChoice {
+            model: Some("m".into()),
+            temperature: Some(0.5),
+            max_tokens: Some(9),
+            ..ModelChoice::default()
+        };
         let request = memory.request(&[], &model);
         let system = Message::System { content: "Be brief.".into() };
         assert_eq!(request.messages, [system, agent("Hello!"), user("What time do you open?")]);
-        assert_eq!((request.model.as_deref(), request.temperature, request.max_tokens), (Some("m"), Some(0.5), Some(9)));
+        assert_eq!(
+            (request.model.as_deref(), request.temperature, request.max_tokens),
+            (Some("m"), Some(0.5), Some(9))
+        );
         assert_eq!(Memory::new("").all(), []);
     }
 
@@ -208,10 +222,14 @@ mod tests {
         memory.tool_round(&[call("a")], &[result("a")]);
         memory.agent_said("It is booked for Friday.");
         memory.interrupted("One moment. It is booked,");
-        let texts: Vec<String> = memory.all().into_iter().filter_map(|message| match message {
-            Message::Assistant { content, .. } if !content.is_empty() => Some(content),
-            _ => None,
-        }).collect();
+        let texts: Vec<String> = memory
+            .all()
+            .into_iter()
+            .filter_map(|message| match message {
+                Message::Assistant { content, .. } if !content.is_empty() => Some(content),
+                _ => None,
+            })
+            .collect();
         assert_eq!(texts, ["One moment.", "It is booked—"]);
     }
 
@@ -230,10 +248,13 @@ mod tests {
         memory.user_said("Book it");
         memory.tool_round(&[call("a"), call("b")], &[result("b"), result("stray")]);
         let contents: Vec<Message> = memory.all().split_off(2);
-        assert_eq!(contents, [
-            Message::Tool { tool_call_id: "a".into(), content: UNANSWERED.into() },
-            Message::Tool { tool_call_id: "b".into(), content: "{\"ok\":true}".into() },
-        ]);
+        assert_eq!(
+            contents,
+            [
+                Message::Tool { tool_call_id: "a".into(), content: UNANSWERED.into() },
+                Message::Tool { tool_call_id: "b".into(), content: "{\"ok\":true}".into() },
+            ]
+        );
         assert!(serde_json::from_str::<serde_json::Value>(UNANSWERED).unwrap().get("error").is_some());
     }
 

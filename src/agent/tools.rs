@@ -174,8 +174,14 @@ impl ToolBox {
                 match tokio::time::timeout(limit, work).await {
                     Ok(Ok(Ok(outcome))) => Ok(outcome),
                     Ok(Ok(Err(error))) => Err(error.to_string()),
-                    Ok(Err(_panic)) => Err(format!("{} failed unexpectedly; tell the caller that it did not work", call.name)),
-                    Err(_late) => Err(format!("{} gave nothing within {} ms; it may or may not have worked", call.name, limit.as_millis())),
+                    Ok(Err(_panic)) => {
+                        Err(format!("{} failed unexpectedly; tell the caller that it did not work", call.name))
+                    }
+                    Err(_late) => Err(format!(
+                        "{} gave nothing within {} ms; it may or may not have worked",
+                        call.name,
+                        limit.as_millis()
+                    )),
                 }
             }
             Err(problem) => Err(problem),
@@ -271,12 +277,16 @@ mod tests {
     fn toolbox() -> ToolBox {
         let mut registry = ToolRegistry::with_call_tools();
         let add = |registry: &mut ToolRegistry, name, behaviour| registry.add(Arc::new(Fake { name, behaviour }));
-        add(&mut registry, "echo", |args| async move { Ok(ToolOutcome { content: args.to_string(), effect: None }) }.boxed());
+        add(&mut registry, "echo", |args| {
+            async move { Ok(ToolOutcome { content: args.to_string(), effect: None }) }.boxed()
+        });
         add(&mut registry, "panics", |_| async { panic!("in the tool") }.boxed());
         add(&mut registry, "panics_early", |_| panic!("before the future"));
         add(&mut registry, "hangs", |_| futures::future::pending().boxed());
         add(&mut registry, "refuses", |_| async { Err(ToolError::Failed("the kitchen is closed".into())) }.boxed());
-        add(&mut registry, "floods", |_| async { Ok(ToolOutcome { content: "я".repeat(100_000), effect: None }) }.boxed());
+        add(&mut registry, "floods", |_| {
+            async { Ok(ToolOutcome { content: "я".repeat(100_000), effect: None }) }.boxed()
+        });
         let names: Vec<String> = registry.names().map(str::to_owned).collect();
         ToolBox::new(names.iter().map(String::as_str), &registry).unwrap()
     }
@@ -323,14 +333,22 @@ mod tests {
     async fn the_call_tools_have_their_effects() {
         let effect = async |name, arguments| run(name, arguments).await.effect;
         assert_eq!(effect("end_call", "").await, Some(CallEffect::EndCall { reason: None }));
-        assert_eq!(effect("end_call", r#"{"reason": "done"}"#).await, Some(CallEffect::EndCall { reason: Some("done".into()) }));
-        assert_eq!(effect("handover", r#"{"reason": "billing"}"#).await, Some(CallEffect::Handover { to: "billing".into() }));
+        assert_eq!(
+            effect("end_call", r#"{"reason": "done"}"#).await,
+            Some(CallEffect::EndCall { reason: Some("done".into()) })
+        );
+        assert_eq!(
+            effect("handover", r#"{"reason": "billing"}"#).await,
+            Some(CallEffect::Handover { to: "billing".into() })
+        );
         assert_eq!(
             effect("remember", r#"{"key": "booking", "value": {"people": "4"}}"#).await,
             Some(CallEffect::Remember { key: "booking".into(), value: json!({ "people": "4" }) })
         );
         assert!(error("remember", r#"{"key": "", "value": 1}"#).await.contains("/key"));
-        assert!(error("remember", &json!({ "key": "k", "value": "x".repeat(9000) }).to_string()).await.contains("at most"));
+        assert!(
+            error("remember", &json!({ "key": "k", "value": "x".repeat(9000) }).to_string()).await.contains("at most")
+        );
         assert!(error("handover", "{}").await.contains("reason"));
     }
 
@@ -338,13 +356,18 @@ mod tests {
     fn a_tool_that_is_not_available_is_named_with_those_that_are() {
         let registry = ToolRegistry::with_call_tools();
         let error = ToolBox::new(["send_fax", "end_call", "fly"], &registry).err().unwrap();
-        assert_eq!(error.to_string(), "tools: there is no tool \"send_fax\", \"fly\"; available: end_call, handover, remember");
+        assert_eq!(
+            error.to_string(),
+            "tools: there is no tool \"send_fax\", \"fly\"; available: end_call, handover, remember"
+        );
     }
 
     #[test]
     fn side_effects_are_known_by_name() {
         let tools = toolbox();
-        assert!(tools.is_side_effect("remember") && tools.is_side_effect("end_call") && tools.is_side_effect("handover"));
+        assert!(
+            tools.is_side_effect("remember") && tools.is_side_effect("end_call") && tools.is_side_effect("handover")
+        );
         assert!(!tools.is_side_effect("echo") && !tools.is_side_effect("unknown"));
     }
 

@@ -419,13 +419,20 @@ impl Reader {
                 if say.is_empty() {
                     table.fault("say", "is missing; write what is said when the caller was not understood");
                 }
-                let retry =
-                    Retry { say, tries: table.count("tries", 1, 20).unwrap_or(2), give_up: table.node("goto", true).unwrap_or(0) };
+                let retry = Retry {
+                    say,
+                    tries: table.count("tries", 1, 20).unwrap_or(2),
+                    give_up: table.node("goto", true).unwrap_or(0),
+                };
                 table.finish();
                 retry
             }
             None => {
-                reader.fault("file", "fallback", "is missing; write [fallback] with say and goto: what happens when nothing was understood");
+                reader.fault(
+                    "file",
+                    "fallback",
+                    "is missing; write [fallback] with say and goto: what happens when nothing was understood",
+                );
                 Retry { say: Vec::new(), tries: 2, give_up: 0 }
             }
         };
@@ -493,7 +500,9 @@ impl Reader {
             let topic = table.text("topic");
             let weak = table.flag("weak");
             let rule = table.rule(topic, weak);
-            if rule.topic.is_some() && (rule.action.goto.is_some() || rule.action.say.is_none() || rule.action.call.is_some()) {
+            if rule.topic.is_some()
+                && (rule.action.goto.is_some() || rule.action.say.is_none() || rule.action.call.is_some())
+            {
                 table.fault("topic", "belongs to rules that only say something; remove it, or goto and call");
             }
             table.finish();
@@ -547,7 +556,8 @@ impl Reader {
             if let Some(path) = find_loop(workflow, start, &mut path, &mut visited) {
                 // Each loop is reported once, at its first node in the file.
                 if path.iter().min() == Some(&start) {
-                    let ids: Vec<&str> = path.iter().chain([&start]).map(|&node| workflow.nodes[node].id.as_str()).collect();
+                    let ids: Vec<&str> =
+                        path.iter().chain([&start]).map(|&node| workflow.nodes[node].id.as_str()).collect();
                     let problem =
                         format!("{} never waits for the caller; put a listen node in between", ids.join(" → "));
                     self.fault(&format!("node \"{}\"", workflow.nodes[start].id), "goto", problem);
@@ -578,7 +588,12 @@ fn instant_nodes(node: &Node) -> Vec<NodeId> {
     }
 }
 
-fn find_loop(workflow: &Workflow, start: NodeId, path: &mut Vec<NodeId>, visited: &mut BTreeSet<NodeId>) -> Option<Vec<NodeId>> {
+fn find_loop(
+    workflow: &Workflow,
+    start: NodeId,
+    path: &mut Vec<NodeId>,
+    visited: &mut BTreeSet<NodeId>,
+) -> Option<Vec<NodeId>> {
     let here = *path.last().expect("the path begins with its start");
     for next in instant_nodes(&workflow.nodes[here]) {
         if next == start {
@@ -727,7 +742,13 @@ impl<'r> Table<'r> {
 
     fn check_slot(&self, key: &str, slot: &str) {
         if !self.reader.slots.contains(slot) {
-            self.fault(key, format!("there is no slot `{slot}`; add [slots.{slot}] or name one of: {}", list(self.reader.slots.iter())));
+            self.fault(
+                key,
+                format!(
+                    "there is no slot `{slot}`; add [slots.{slot}] or name one of: {}",
+                    list(self.reader.slots.iter())
+                ),
+            );
         }
     }
 
@@ -791,7 +812,9 @@ impl<'r> Table<'r> {
                 self.reader.fault(&place, "", "is no table; write [slots.NAME] and a type");
                 continue;
             };
-            if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') || name.starts_with(|c: char| c.is_ascii_digit()) {
+            if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+                || name.starts_with(|c: char| c.is_ascii_digit())
+            {
                 self.reader.fault(&place, "", "is no name; use letters, digits and _");
             }
             let mut table = self.reader.table(&place, "", map);
@@ -811,9 +834,10 @@ impl<'r> Table<'r> {
         };
         match name.as_str() {
             "text" => SlotType::Text,
-            "number" => {
-                SlotType::Number { min: self.count("min", 0, 1_000_000).unwrap_or(0), max: self.count("max", 0, 1_000_000).unwrap_or(1_000_000) }
-            }
+            "number" => SlotType::Number {
+                min: self.count("min", 0, 1_000_000).unwrap_or(0),
+                max: self.count("max", 0, 1_000_000).unwrap_or(1_000_000),
+            },
             "people" => SlotType::People { max: self.count("max", 1, MAX_PEOPLE).unwrap_or(50) },
             "day" | "date" => SlotType::Day,
             "time" => {
@@ -888,7 +912,11 @@ impl<'r> Table<'r> {
             self.fault("hear", "is missing; write patterns, or the slots that are needed");
         }
         let action = &rule.action;
-        let acts = action.goto.is_some() || action.say.is_some() || action.repeat || action.end.is_some() || action.call.is_some();
+        let acts = action.goto.is_some()
+            || action.say.is_some()
+            || action.repeat
+            || action.end.is_some()
+            || action.call.is_some();
         if !acts && action.handover.is_none() {
             self.fault("goto", "nothing happens here; write say, goto, call, handover, repeat or end");
         }
@@ -911,7 +939,7 @@ impl<'r> Table<'r> {
                 Vec::new()
             }
         };
-        let call = self.sub("call").and_then(|mut table| {
+        let call = self.sub("call").map(|mut table| {
             let tool = table.text("tool");
             if tool.is_none() {
                 table.fault("tool", "is missing; name the tool");
@@ -923,16 +951,16 @@ impl<'r> Table<'r> {
             let args = table.args(args);
             let filler = table.template("filler");
             table.finish();
-            Some(Call { tool: tool?, args, filler })
+            Call { tool: tool.unwrap_or_default(), args, filler }
         });
-        let failed = self.sub("failed").and_then(|mut table| {
+        let failed = self.sub("failed").map(|mut table| {
             let say = table.template("say");
             if say.is_none() {
                 table.fault("say", "is missing; write what is said when the tool refuses");
             }
             let goto = table.node("goto", false);
             table.finish();
-            Some(Failed { say: say?, goto })
+            Failed { say: say.unwrap_or(Template { parts: Vec::new() }), goto }
         });
         let action = Action {
             clear: self.slot_names("clear"),
@@ -947,7 +975,10 @@ impl<'r> Table<'r> {
         };
         let calls = action.call.is_some() || action.handover.is_some();
         if calls && action.failed.is_none() {
-            self.fault("failed", "is missing; write failed = { say = \"…\" }: an agent never says that it did what a tool refused");
+            self.fault(
+                "failed",
+                "is missing; write failed = { say = \"…\" }: an agent never says that it did what a tool refused",
+            );
         }
         if !calls && action.failed.is_some() {
             self.fault("failed", "belongs to call or handover; remove it");
@@ -968,7 +999,9 @@ impl<'r> Table<'r> {
                 None => Args::Plain(Value::Null),
             },
             Value::Array(items) => Args::List(items.into_iter().map(|item| self.args(item)).collect()),
-            Value::Object(fields) => Args::Table(fields.into_iter().map(|(key, item)| (key, self.args(item))).collect()),
+            Value::Object(fields) => {
+                Args::Table(fields.into_iter().map(|(key, item)| (key, self.args(item))).collect())
+            }
             plain => Args::Plain(plain),
         }
     }
@@ -996,7 +1029,10 @@ impl<'r> Table<'r> {
                 let goto = self.node("goto", true).unwrap_or(0);
                 let retry = self.retry();
                 if retry.is_none() {
-                    self.fault("give_up", "is missing; name the node that follows when `tries` questions brought no answer");
+                    self.fault(
+                        "give_up",
+                        "is missing; name the node that follows when `tries` questions brought no answer",
+                    );
                 }
                 (Kind::Collect { slots, asks, goto }, say, None, retry)
             }
@@ -1070,7 +1106,10 @@ impl<'r> Table<'r> {
             Some(give_up) => Some(Retry { say, tries: tries.unwrap_or(2), give_up }),
             None => {
                 if !say.is_empty() || tries.is_some() {
-                    self.fault("give_up", "is missing; name the node that follows when `tries` answers were not understood");
+                    self.fault(
+                        "give_up",
+                        "is missing; name the node that follows when `tries` answers were not understood",
+                    );
                 }
                 None
             }
@@ -1083,8 +1122,16 @@ fn list<'a>(names: impl Iterator<Item = &'a String>) -> String {
     if names.is_empty() { "(there is none)".into() } else { names.join(", ") }
 }
 
-/// Whether two keys differ by a slip: a letter more, less or other, or the plural.
+/// Whether two keys differ by a slip: a letter more, less or other, or letters in another order.
 fn near(one: &str, other: &str) -> bool {
+    let sorted = |text: &str| {
+        let mut chars: Vec<char> = text.chars().collect();
+        chars.sort_unstable();
+        chars
+    };
+    if sorted(one) == sorted(other) {
+        return true;
+    }
     let (short, long) = if one.len() <= other.len() { (one, other) } else { (other, one) };
     let (short, long): (Vec<char>, Vec<char>) = (short.chars().collect(), long.chars().collect());
     if long.len() - short.len() > 1 {
@@ -1163,32 +1210,67 @@ goto = "open"
     fn each_fault_names_its_place_and_its_cure() {
         check("version = 1", "version = 2", &["file, version: 2 is not read here; write version = 1"]);
         check("version = 1", "", &["file, version: is missing"]);
-        check("start = \"open\"", "start = \"opne\"", &["file, start: there is no node \"opne\"; add it or name one of: book, done, open"]);
+        check(
+            "start = \"open\"",
+            "start = \"opne\"",
+            &["file, start: there is no node \"opne\"; add it or name one of: book, done, open"],
+        );
         check("name = \"small\"", "nmae = \"small\"", &["file, nmae: is unknown; did you mean `name`?"]);
-        check("hear = [\"book\"]", "heard = [\"book\"]", &["node \"open\", when[1].heard: is unknown; did you mean `hear`?", "when[1].hear: is missing"]);
-        check("hear = [\"book\"]", "hear = [\"@no\"]", &["node \"open\", when[1].hear: \"@no\": there is no set `no` in [words]", "when[1].hear: is missing"]);
+        check(
+            "hear = [\"book\"]",
+            "heard = [\"book\"]",
+            &["node \"open\", when[1].heard: is unknown; did you mean `hear`?", "when[1].hear: is missing"],
+        );
+        check(
+            "hear = [\"book\"]",
+            "hear = [\"@no\"]",
+            &["node \"open\", when[1].hear: \"@no\": there is no set `no` in [words]", "when[1].hear: is missing"],
+        );
         check("hear = [\"book\"]", "hear_regex = [\"(\"]", &["when[1].hear_regex: \"(\":", "when[1].hear: is missing"]);
-        check("goto = \"book\"", "goto = \"bok\"", &["node \"open\", when[1].goto: there is no node \"bok\"", "nothing happens here"]);
-        check("collect = [\"day\"]", "collect = [\"date\"]", &["node \"book\", collect: there is no slot `date`; add [slots.date]"]);
+        check(
+            "goto = \"book\"",
+            "goto = \"bok\"",
+            &["node \"open\", when[1].goto: there is no node \"bok\"", "nothing happens here"],
+        );
+        check(
+            "collect = [\"day\"]",
+            "collect = [\"date\"]",
+            &["node \"book\", collect: there is no slot `date`; add [slots.date]"],
+        );
         check("{day.on}", "{day.off}", &["node \"done\", say: `{day.off}` is unknown"]);
         check("{day.on}", "{date}", &["node \"done\", say: there is no slot `date`"]);
         check("{day.on}", "{day", &["a `{` without its `}`"]);
         check("type = \"day\"", "type = \"dya\"", &["slot \"day\", type: \"dya\" is unknown; write text, number"]);
-        check("kind = \"do\"", "kind = \"doo\"", &["node \"done\", kind: \"doo\" is unknown; write listen, collect or do"]);
+        check(
+            "kind = \"do\"",
+            "kind = \"doo\"",
+            &["node \"done\", kind: \"doo\" is unknown; write listen, collect or do"],
+        );
         check("id = \"done\"", "id = \"book\"", &["node \"book\", id: stands twice", "there is no node \"done\""]);
         check("give_up = \"open\"", "", &["node \"book\", give_up: is missing"]);
         check("say = \"Sorry?\"", "", &["file, fallback.say: is missing"]);
         check("yes = [\"yes\", \"of course\"]", "yes = 3", &["words, yes: is no list of phrases"]);
         check("version = 1", "version 1", &["file, line 2:"]);
         check("say = \"We are open.\"", "handover = \"talk\"", &["rule \"hours\", failed: is missing"]);
-        check("say = \"We are open.\"", "call = { args = 3 }\nfailed = { say = \"No.\" }", &["call.tool: is missing", "call.args: is no table", "nothing happens here"]);
+        check(
+            "say = \"We are open.\"",
+            "call = { args = 3 }\nfailed = { say = \"No.\" }",
+            &["call.tool: is missing", "call.args: is no table"],
+        );
         check("say = \"Booked {day.on}.\"\ngoto = \"open\"", "say = \"Booked.\"", &["node \"done\", goto: is missing"]);
-        check("give_up = \"open\"", "give_up = \"open\"\ntries = 0", &["node \"book\", tries: 0 is out of range; write a number from 1 to 20"]);
+        check(
+            "give_up = \"open\"",
+            "give_up = \"open\"\ntries = 0",
+            &["node \"book\", tries: 0 is out of range; write a number from 1 to 20"],
+        );
     }
 
     #[test]
     fn all_faults_are_listed_at_once() {
-        let text = SMALL.replace("goto = \"book\"", "goto = \"a\"").replace("goto = \"done\"", "goto = \"b\"").replace("type = \"day\"", "type = \"c\"");
+        let text = SMALL
+            .replace("goto = \"book\"", "goto = \"a\"")
+            .replace("goto = \"done\"", "goto = \"b\"")
+            .replace("type = \"day\"", "type = \"c\"");
         let error = Workflow::parse(&text).unwrap_err();
         assert_eq!(error.faults.len(), 4, "{error}");
         assert!(error.to_string().starts_with("the workflow has 4 faults:\n  "));
@@ -1204,7 +1286,10 @@ goto = "open"
     fn a_loop_without_the_caller_is_a_fault_and_one_that_asks_is_not() {
         let turning = SMALL.replace("say = \"Booked {day.on}.\"\ngoto = \"open\"", "goto = \"book\"");
         let found = faults(&turning);
-        assert_eq!(found, ["node \"book\", goto: book → done → book never waits for the caller; put a listen node in between"]);
+        assert_eq!(
+            found,
+            ["node \"book\", goto: book → done → book never waits for the caller; put a listen node in between"]
+        );
         let asking = SMALL.replace("say = \"Booked {day.on}.\"\ngoto = \"open\"", "clear = [\"day\"]\ngoto = \"book\"");
         assert_eq!(faults(&asking), [""; 0]);
     }
@@ -1212,7 +1297,16 @@ goto = "open"
     #[test]
     fn hostile_files_are_refused_without_harm() {
         assert!(faults(&"a".repeat(MAX_FILE_BYTES + 1))[0].contains("bytes"));
-        for text in ["", "node = 3", "slots = 3", "words = 3", "version = 1\nnode = [3]", "[node]", "version = 1\n[[node]]\nid = 3", "\u{0}"] {
+        for text in [
+            "",
+            "node = 3",
+            "slots = 3",
+            "words = 3",
+            "version = 1\nnode = [3]",
+            "[node]",
+            "version = 1\n[[node]]\nid = 3",
+            "\u{0}",
+        ] {
             assert!(!faults(text).is_empty(), "{text:?}");
         }
     }

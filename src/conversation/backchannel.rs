@@ -55,11 +55,48 @@ fn nods(lang: Lang, word: &str) -> bool {
     }
     let table: &[&str] = match lang {
         Lang::En => &[
-            "uh", "huh", "um", "ah", "oh", "aha", "yeah", "yep", "yup", "yes", "ok", "okay", "kay", "right", "sure", "i",
-            "see", "alright", "good", "great", "fine", "cool", "wow", "mkay", "er", "hum",
+            "uh", "huh", "um", "ah", "oh", "aha", "yeah", "yep", "yup", "yes", "ok", "okay", "kay", "right", "sure",
+            "i", "see", "alright", "good", "great", "fine", "cool", "wow", "mkay", "er", "hum",
         ],
-        Lang::Uk => &["ага", "угу", "так", "ну", "еге", "о", "а", "ясно", "зрозуміло", "добре", "гаразд", "окей", "ок", "ая", "да", "та", "е", "ем", "ой"],
-        Lang::Ru => &["ага", "угу", "да", "так", "ну", "о", "а", "ясно", "понятно", "хорошо", "ладно", "окей", "ок", "э", "эм", "ой"],
+        Lang::Uk => &[
+            "ага",
+            "угу",
+            "так",
+            "ну",
+            "еге",
+            "о",
+            "а",
+            "ясно",
+            "зрозуміло",
+            "добре",
+            "гаразд",
+            "окей",
+            "ок",
+            "ая",
+            "да",
+            "та",
+            "е",
+            "ем",
+            "ой",
+        ],
+        Lang::Ru => &[
+            "ага",
+            "угу",
+            "да",
+            "так",
+            "ну",
+            "о",
+            "а",
+            "ясно",
+            "понятно",
+            "хорошо",
+            "ладно",
+            "окей",
+            "ок",
+            "э",
+            "эм",
+            "ой",
+        ],
     };
     table.contains(&word)
 }
@@ -125,17 +162,86 @@ fn is_number_word(lang: Lang, word: &str) -> bool {
     }
     let table: &[&str] = match lang {
         Lang::En => &[
-            "zero", "oh", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
-            "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
-            "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "double", "triple",
+            "zero",
+            "oh",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+            "thirteen",
+            "fourteen",
+            "fifteen",
+            "sixteen",
+            "seventeen",
+            "eighteen",
+            "nineteen",
+            "twenty",
+            "thirty",
+            "forty",
+            "fifty",
+            "sixty",
+            "seventy",
+            "eighty",
+            "ninety",
+            "hundred",
+            "double",
+            "triple",
         ],
         Lang::Uk => &[
-            "нуль", "один", "одна", "два", "дві", "три", "чотири", "п'ять", "шість", "сім", "вісім", "дев'ять", "десять",
-            "двадцять", "тридцять", "сорок", "п'ятдесят", "шістдесят", "сімдесят", "вісімдесят", "дев'яносто", "сто",
+            "нуль",
+            "один",
+            "одна",
+            "два",
+            "дві",
+            "три",
+            "чотири",
+            "п'ять",
+            "шість",
+            "сім",
+            "вісім",
+            "дев'ять",
+            "десять",
+            "двадцять",
+            "тридцять",
+            "сорок",
+            "п'ятдесят",
+            "шістдесят",
+            "сімдесят",
+            "вісімдесят",
+            "дев'яносто",
+            "сто",
         ],
         Lang::Ru => &[
-            "ноль", "один", "одна", "два", "две", "три", "четыре", "пять", "шесть", "семь", "восемь", "девять", "десять",
-            "двадцать", "тридцать", "сорок", "пятьдесят", "шестьдесят", "семьдесят", "восемьдесят", "девяносто", "сто",
+            "ноль",
+            "один",
+            "одна",
+            "два",
+            "две",
+            "три",
+            "четыре",
+            "пять",
+            "шесть",
+            "семь",
+            "восемь",
+            "девять",
+            "десять",
+            "двадцать",
+            "тридцать",
+            "сорок",
+            "пятьдесят",
+            "шестьдесят",
+            "семьдесят",
+            "восемьдесят",
+            "девяносто",
+            "сто",
         ],
     };
     table.contains(&word)
@@ -148,18 +254,96 @@ fn dangles(lang: Lang, words: &[&str]) -> bool {
     let always: &[&str] = match lang {
         Lang::En => &[
             "a", "an", "the", "my", "your", "our", "their", "his", "and", "or", "but", "because", "if", "with", "of",
-            "from", "into", "to", "um", "uh", "er", "erm", "uhm", "than", "i", "we", "every", "which", "whether", "while",
-            "unless", "until", "between", "under", "i'm", "we're", "i'd", "i'll", "we'd",
+            "from", "into", "to", "um", "uh", "er", "erm", "uhm", "than", "i", "we", "every", "which", "whether",
+            "while", "unless", "until", "between", "under", "i'm", "we're", "i'd", "i'll", "we'd",
         ],
         Lang::Uk => &[
-            "і", "й", "та", "або", "чи", "але", "бо", "тому", "що", "щоб", "якщо", "на", "у", "в", "з", "із", "зі", "до",
-            "від", "для", "по", "про", "під", "над", "за", "при", "через", "без", "між", "о", "об", "мій", "моя", "моє",
-            "ваш", "ваша", "ем", "ммм", "хочу", "мені", "щодо", "який", "яка",
+            "і",
+            "й",
+            "та",
+            "або",
+            "чи",
+            "але",
+            "бо",
+            "тому",
+            "що",
+            "щоб",
+            "якщо",
+            "на",
+            "у",
+            "в",
+            "з",
+            "із",
+            "зі",
+            "до",
+            "від",
+            "для",
+            "по",
+            "про",
+            "під",
+            "над",
+            "за",
+            "при",
+            "через",
+            "без",
+            "між",
+            "о",
+            "об",
+            "мій",
+            "моя",
+            "моє",
+            "ваш",
+            "ваша",
+            "ем",
+            "ммм",
+            "хочу",
+            "мені",
+            "щодо",
+            "який",
+            "яка",
         ],
         Lang::Ru => &[
-            "и", "или", "но", "а", "потому", "что", "чтобы", "если", "на", "в", "во", "с", "со", "к", "ко", "до", "от",
-            "для", "по", "про", "о", "об", "под", "над", "за", "при", "через", "без", "между", "мой", "моя", "моё", "ваш",
-            "ваша", "эм", "хочу", "мне", "насчёт", "насчет", "который", "которая",
+            "и",
+            "или",
+            "но",
+            "а",
+            "потому",
+            "что",
+            "чтобы",
+            "если",
+            "на",
+            "в",
+            "во",
+            "с",
+            "со",
+            "к",
+            "ко",
+            "до",
+            "от",
+            "для",
+            "по",
+            "про",
+            "о",
+            "об",
+            "под",
+            "над",
+            "за",
+            "при",
+            "через",
+            "без",
+            "между",
+            "мой",
+            "моя",
+            "моё",
+            "ваш",
+            "ваша",
+            "эм",
+            "хочу",
+            "мне",
+            "насчёт",
+            "насчет",
+            "который",
+            "которая",
         ],
     };
     if always.contains(&last) {
@@ -184,14 +368,45 @@ fn dangles(lang: Lang, words: &[&str]) -> bool {
         Lang::En => match last {
             "for" => !asks_with_preposition(words) && before != "what",
             "at" | "on" | "in" | "by" | "about" | "around" | "after" | "before" => {
-                matches!(before, "people" | "table" | "book" | "booking" | "reservation" | "back" | "call" | "is" | "it" | "calling"
-                    | "open" | "close" | "friday" | "monday" | "tuesday" | "wednesday" | "thursday" | "saturday" | "sunday"
-                    | "today" | "tomorrow" | "room" | "question" | "appointment" | "arrive" | "come" | "change" | "move" | "live"
-                    | "pay" | "me") && !asks_with_preposition(words)
+                matches!(
+                    before,
+                    "people"
+                        | "table"
+                        | "book"
+                        | "booking"
+                        | "reservation"
+                        | "back"
+                        | "call"
+                        | "is"
+                        | "it"
+                        | "calling"
+                        | "open"
+                        | "close"
+                        | "friday"
+                        | "monday"
+                        | "tuesday"
+                        | "wednesday"
+                        | "thursday"
+                        | "saturday"
+                        | "sunday"
+                        | "today"
+                        | "tomorrow"
+                        | "room"
+                        | "question"
+                        | "appointment"
+                        | "arrive"
+                        | "come"
+                        | "change"
+                        | "move"
+                        | "live"
+                        | "pay"
+                        | "me"
+                ) && !asks_with_preposition(words)
             }
             "is" => {
                 matches!(before, "name" | "number" | "address" | "code" | "email" | "question" | "problem")
-                    || matches!(before, "it" | "this") && !words.iter().any(|word| matches!(*word, "yes" | "no" | "think" | "yeah" | "what" | "who"))
+                    || matches!(before, "it" | "this")
+                        && !words.iter().any(|word| matches!(*word, "yes" | "no" | "think" | "yeah" | "what" | "who"))
             }
             "would" | "could" | "can" | "will" => matches!(before, "i" | "we"),
             "like" | "need" => matches!(before, "would" | "i" | "we") && (before == "would" || words.len() == 2),
@@ -200,10 +415,14 @@ fn dangles(lang: Lang, words: &[&str]) -> bool {
             "book" | "reserve" => matches!(before, "to" | "i"),
             _ => false,
         },
-        Lang::Uk => matches!(last, "замовити" | "забронювати" | "хотів" | "хотіла" | "хотіли" | "звати") && words.len() >= 2
-            || matches!((before, last), ("хотів", "би") | ("хотіла", "би") | ("ну", "тобто")),
-        Lang::Ru => matches!(last, "заказать" | "забронировать" | "хотел" | "хотела" | "хотели" | "зовут") && words.len() >= 2
-            || matches!((before, last), ("хотел", "бы") | ("хотела", "бы") | ("ну", "то")),
+        Lang::Uk => {
+            matches!(last, "замовити" | "забронювати" | "хотів" | "хотіла" | "хотіли" | "звати") && words.len() >= 2
+                || matches!((before, last), ("хотів", "би") | ("хотіла", "би") | ("ну", "тобто"))
+        }
+        Lang::Ru => {
+            matches!(last, "заказать" | "забронировать" | "хотел" | "хотела" | "хотели" | "зовут") && words.len() >= 2
+                || matches!((before, last), ("хотел", "бы") | ("хотела", "бы") | ("ну", "то"))
+        }
     }
 }
 
@@ -219,7 +438,10 @@ fn closes(lang: Lang, words: &[&str]) -> bool {
     match lang {
         Lang::En => {
             matches!(last, "please" | "thanks" | "bye" | "goodbye" | "cheers")
-                || matches!((before, last), ("thank", "you") | ("that", "all") | ("is", "all") | ("if", "possible") | ("is", "it"))
+                || matches!(
+                    (before, last),
+                    ("thank", "you") | ("that", "all") | ("is", "all") | ("if", "possible") | ("is", "it")
+                )
                 || words.ends_with(&["very", "much"])
                 || words.ends_with(&["if", "you", "can"])
                 || words.ends_with(&["as", "soon", "as", "possible"])
@@ -238,8 +460,13 @@ fn closes(lang: Lang, words: &[&str]) -> bool {
 /// A short whole answer: yes, no, a day, a time, a number of people.
 fn answers(lang: Lang, words: &[&str]) -> bool {
     let yes_no: &[&str] = match lang {
-        Lang::En => &["yes", "yeah", "yep", "no", "nope", "okay", "ok", "sure", "correct", "right", "exactly", "perfect", "hello", "hi"],
-        Lang::Uk => &["так", "ні", "ага", "звісно", "звичайно", "добре", "правильно", "вірно", "гаразд", "алло", "вітаю"],
+        Lang::En => &[
+            "yes", "yeah", "yep", "no", "nope", "okay", "ok", "sure", "correct", "right", "exactly", "perfect",
+            "hello", "hi",
+        ],
+        Lang::Uk => {
+            &["так", "ні", "ага", "звісно", "звичайно", "добре", "правильно", "вірно", "гаразд", "алло", "вітаю"]
+        }
         Lang::Ru => &["да", "нет", "ага", "конечно", "хорошо", "правильно", "верно", "ладно", "алло", "здравствуйте"],
     };
     let last = words[words.len() - 1];
@@ -256,7 +483,10 @@ fn answers(lang: Lang, words: &[&str]) -> bool {
         Lang::Ru => matches!(last, "человек" | "человека" | "персон" | "гостей" | "людей"),
     };
     let hour = match lang {
-        Lang::En => matches!(last, "o'clock" | "am" | "pm" | "noon" | "midnight" | "morning" | "afternoon" | "evening" | "tonight"),
+        Lang::En => matches!(
+            last,
+            "o'clock" | "am" | "pm" | "noon" | "midnight" | "morning" | "afternoon" | "evening" | "tonight"
+        ),
         Lang::Uk => matches!(last, "вечора" | "ранку" | "годині" | "ввечері" | "вранці" | "опівдні"),
         Lang::Ru => matches!(last, "вечера" | "утра" | "часов" | "часа" | "вечером" | "утром" | "полдень"),
     };
@@ -294,15 +524,42 @@ fn is_day(lang: Lang, word: &str) -> bool {
     match lang {
         Lang::En => matches!(
             word,
-            "monday" | "tuesday" | "wednesday" | "thursday" | "friday" | "saturday" | "sunday" | "today" | "tomorrow" | "weekend"
+            "monday"
+                | "tuesday"
+                | "wednesday"
+                | "thursday"
+                | "friday"
+                | "saturday"
+                | "sunday"
+                | "today"
+                | "tomorrow"
+                | "weekend"
         ),
         Lang::Uk => matches!(
             word,
-            "понеділок" | "вівторок" | "середу" | "четвер" | "п'ятницю" | "суботу" | "неділю" | "сьогодні" | "завтра" | "післязавтра"
+            "понеділок"
+                | "вівторок"
+                | "середу"
+                | "четвер"
+                | "п'ятницю"
+                | "суботу"
+                | "неділю"
+                | "сьогодні"
+                | "завтра"
+                | "післязавтра"
         ),
         Lang::Ru => matches!(
             word,
-            "понедельник" | "вторник" | "среду" | "четверг" | "пятницу" | "субботу" | "воскресенье" | "сегодня" | "завтра" | "послезавтра"
+            "понедельник"
+                | "вторник"
+                | "среду"
+                | "четверг"
+                | "пятницу"
+                | "субботу"
+                | "воскресенье"
+                | "сегодня"
+                | "завтра"
+                | "послезавтра"
         ),
     }
 }
@@ -310,17 +567,64 @@ fn is_day(lang: Lang, word: &str) -> bool {
 /// A question by its words: a question word (after fillers) with a verb and something to end on.
 fn asks(lang: Lang, words: &[&str]) -> bool {
     let fillers: &[&str] = match lang {
-        Lang::En => &["hello", "hi", "well", "so", "okay", "and", "actually", "sorry", "excuse", "me", "yes", "no", "good", "morning", "afternoon", "evening", "oh", "also", "thanks"],
-        Lang::Uk => &["добрий", "день", "вечір", "ранок", "а", "ну", "так", "і", "вибачте", "скажіть", "алло", "підкажіть"],
-        Lang::Ru => &["добрый", "день", "вечер", "утро", "а", "ну", "да", "и", "извините", "скажите", "алло", "здравствуйте", "подскажите"],
+        Lang::En => &[
+            "hello",
+            "hi",
+            "well",
+            "so",
+            "okay",
+            "and",
+            "actually",
+            "sorry",
+            "excuse",
+            "me",
+            "yes",
+            "no",
+            "good",
+            "morning",
+            "afternoon",
+            "evening",
+            "oh",
+            "also",
+            "thanks",
+        ],
+        Lang::Uk => {
+            &["добрий", "день", "вечір", "ранок", "а", "ну", "так", "і", "вибачте", "скажіть", "алло", "підкажіть"]
+        }
+        Lang::Ru => &[
+            "добрый",
+            "день",
+            "вечер",
+            "утро",
+            "а",
+            "ну",
+            "да",
+            "и",
+            "извините",
+            "скажите",
+            "алло",
+            "здравствуйте",
+            "подскажите",
+        ],
     };
     let start = words.iter().take_while(|word| fillers.contains(word)).count();
     let question = &words[start..];
     if question.len() < 3 {
         return match lang {
-            Lang::En => matches!(question, ["how", "much"] | ["what", "time"] | ["where"] | ["when"] | ["why"] | ["why", "not"]) && !matches!(question, ["what", "time"]),
-            Lang::Uk => question.len() == 2 && matches!(question[0], "скільки" | "коли" | "де" | "хто") && is_whole_end(lang, question[1]),
-            Lang::Ru => question.len() == 2 && matches!(question[0], "сколько" | "когда" | "где" | "кто") && is_whole_end(lang, question[1]),
+            Lang::En => {
+                matches!(question, ["how", "much"] | ["what", "time"] | ["where"] | ["when"] | ["why"] | ["why", "not"])
+                    && !matches!(question, ["what", "time"])
+            }
+            Lang::Uk => {
+                question.len() == 2
+                    && matches!(question[0], "скільки" | "коли" | "де" | "хто")
+                    && is_whole_end(lang, question[1])
+            }
+            Lang::Ru => {
+                question.len() == 2
+                    && matches!(question[0], "сколько" | "когда" | "где" | "кто")
+                    && is_whole_end(lang, question[1])
+            }
         };
     }
     let last = question[question.len() - 1];
@@ -330,27 +634,97 @@ fn asks(lang: Lang, words: &[&str]) -> bool {
     match lang {
         Lang::En => {
             let auxiliary = |word: &str| {
-                matches!(word, "do" | "does" | "did" | "is" | "are" | "can" | "could" | "would" | "will" | "should" | "may" | "was" | "have" | "has")
+                matches!(
+                    word,
+                    "do" | "does"
+                        | "did"
+                        | "is"
+                        | "are"
+                        | "can"
+                        | "could"
+                        | "would"
+                        | "will"
+                        | "should"
+                        | "may"
+                        | "was"
+                        | "have"
+                        | "has"
+                )
             };
             match question[0] {
-                "what" | "when" | "where" | "how" | "who" | "which" | "why" => question[1..question.len() - 1].iter().any(|word| auxiliary(word)),
+                "what" | "when" | "where" | "how" | "who" | "which" | "why" => {
+                    question[1..question.len() - 1].iter().any(|word| auxiliary(word))
+                }
                 // "Can I book", "do you have": what is booked or had may still come.
                 first if auxiliary(first) => {
-                    question.len() >= 4 && !matches!(last, "have" | "book" | "get" | "take" | "change" | "cancel" | "move" | "you" | "i" | "we" | "need" | "want" | "tell" | "send" | "talk" | "speak")
-                        || question.len() == 3 && matches!(last, "open" | "closed" | "cards" | "card" | "parking" | "busy" | "free")
+                    question.len() >= 4
+                        && !matches!(
+                            last,
+                            "have"
+                                | "book"
+                                | "get"
+                                | "take"
+                                | "change"
+                                | "cancel"
+                                | "move"
+                                | "you"
+                                | "i"
+                                | "we"
+                                | "need"
+                                | "want"
+                                | "tell"
+                                | "send"
+                                | "talk"
+                                | "speak"
+                        )
+                        || question.len() == 3
+                            && matches!(last, "open" | "closed" | "cards" | "card" | "parking" | "busy" | "free")
                 }
                 _ => false,
             }
         }
-        Lang::Uk => matches!(question[0], "коли" | "де" | "скільки" | "як" | "чи" | "що" | "хто" | "яка" | "який" | "які" | "о" | "до" | "чому"),
-        Lang::Ru => matches!(question[0], "когда" | "где" | "сколько" | "как" | "есть" | "что" | "кто" | "какая" | "какой" | "какие" | "во" | "до" | "почему"),
+        Lang::Uk => matches!(
+            question[0],
+            "коли"
+                | "де"
+                | "скільки"
+                | "як"
+                | "чи"
+                | "що"
+                | "хто"
+                | "яка"
+                | "який"
+                | "які"
+                | "о"
+                | "до"
+                | "чому"
+        ),
+        Lang::Ru => matches!(
+            question[0],
+            "когда"
+                | "где"
+                | "сколько"
+                | "как"
+                | "есть"
+                | "что"
+                | "кто"
+                | "какая"
+                | "какой"
+                | "какие"
+                | "во"
+                | "до"
+                | "почему"
+        ),
     }
 }
 
 /// Whether a word can end a question: no number (digits follow) and nothing that leans on the next word.
 fn is_whole_end(lang: Lang, word: &str) -> bool {
     let leaning: &[&str] = match lang {
-        Lang::En => &["is", "are", "do", "does", "can", "could", "would", "will", "very", "so", "at", "on", "in", "for", "by", "about", "this", "next", "what", "when", "how", "not", "any", "some"],
+        Lang::En => &[
+            "is", "are", "do", "does", "can", "could", "would", "will", "very", "so", "at", "on", "in", "for", "by",
+            "about", "this", "next", "what", "when", "how", "not", "any", "some",
+        ],
         Lang::Uk => &["не", "є", "чи", "ви", "ваша", "ваш", "можна", "дуже", "коли", "скільки"],
         Lang::Ru => &["не", "есть", "ли", "вы", "ваша", "ваш", "можно", "очень", "когда", "сколько"],
     };
@@ -363,10 +737,22 @@ fn states(lang: Lang, words: &[&str]) -> bool {
     let last = words[words.len() - 1];
     match lang {
         Lang::En => {
-            let named = words.windows(3).position(|three| three == ["my", "name", "is"]).is_some_and(|at| at + 3 < words.len());
+            let named =
+                words.windows(3).position(|three| three == ["my", "name", "is"]).is_some_and(|at| at + 3 < words.len());
             let recalled = words.ends_with(&["call", "me", "back"]) || words.ends_with(&["call", "back"]);
-            let object = matches!(last, "table" | "room" | "reservation" | "appointment" | "person" | "human" | "manager" | "operator" | "address" | "again")
-                && words.len() >= 4;
+            let object = matches!(
+                last,
+                "table"
+                    | "room"
+                    | "reservation"
+                    | "appointment"
+                    | "person"
+                    | "human"
+                    | "manager"
+                    | "operator"
+                    | "address"
+                    | "again"
+            ) && words.len() >= 4;
             // After "a table" most callers pause and go on ("for four"): that is unknown, not complete.
             named || recalled || (object && !matches!(last, "table" | "room" | "reservation" | "appointment"))
         }
@@ -383,7 +769,24 @@ mod tests {
     #[test]
     fn nods_are_backchannel_however_many() {
         for (language, texts) in [
-            ("en", &["mm-hm", "Mm-hmm.", "uh huh", "uh-huh", "yeah", "Okay.", "right", "yeah yeah yeah", "okay, right", "I see", "mhm mhm", "Hmm", "oh okay"][..]),
+            (
+                "en",
+                &[
+                    "mm-hm",
+                    "Mm-hmm.",
+                    "uh huh",
+                    "uh-huh",
+                    "yeah",
+                    "Okay.",
+                    "right",
+                    "yeah yeah yeah",
+                    "okay, right",
+                    "I see",
+                    "mhm mhm",
+                    "Hmm",
+                    "oh okay",
+                ][..],
+            ),
             ("uk", &["ага", "Угу.", "так", "так, так", "м-м", "ну так", "зрозуміло", "гм"]),
             ("ru", &["ага", "угу", "да", "да-да", "м-м", "ну да", "понятно", "так"]),
             ("uk-UA", &["ага"]),
@@ -397,7 +800,24 @@ mod tests {
     #[test]
     fn one_real_word_is_no_backchannel() {
         for (language, texts) in [
-            ("en", &["", "...", "no", "stop", "wait", "yeah but", "okay stop", "I", "see you", "I want", "hello", "right now", "what"][..]),
+            (
+                "en",
+                &[
+                    "",
+                    "...",
+                    "no",
+                    "stop",
+                    "wait",
+                    "yeah but",
+                    "okay stop",
+                    "I",
+                    "see you",
+                    "I want",
+                    "hello",
+                    "right now",
+                    "what",
+                ][..],
+            ),
             ("uk", &["ні", "стоп", "так але", "зачекайте", "ага а коли"]),
             ("ru", &["нет", "стоп", "да но", "подождите"]),
         ] {
@@ -421,105 +841,170 @@ mod tests {
 
     #[test]
     fn english_that_dangles_is_unfinished() {
-        check("en", Unfinished, &[
-            "I would like to book a",
-            "I would like to book a.",
-            "and",
-            "I would like to",
-            "I want to book a table for",
-            "a table for four people on",
-            "can I book a table and",
-            "my name is",
-            "it is",
-            "what is the",
-            "um",
-            "I am calling about my",
-            "I would like",
-            "I'd like a table, but",
-            "well I would like to book a table for four on Friday at",
-            "can I book",
-            "I want to",
-            "please call me back at",
-            "do you have a",
-            "because",
-        ]);
+        check(
+            "en",
+            Unfinished,
+            &[
+                "I would like to book a",
+                "I would like to book a.",
+                "and",
+                "I would like to",
+                "I want to book a table for",
+                "a table for four people on",
+                "can I book a table and",
+                "my name is",
+                "it is",
+                "what is the",
+                "um",
+                "I am calling about my",
+                "I would like",
+                "I'd like a table, but",
+                "well I would like to book a table for four on Friday at",
+                "can I book",
+                "I want to",
+                "please call me back at",
+                "do you have a",
+                "because",
+            ],
+        );
     }
 
     #[test]
     fn english_that_is_whole_is_complete() {
-        check("en", Complete, &[
-            "What time do you open",
-            "What time do you open?",
-            "Well, what time do you close today",
-            "yes",
-            "Yes.",
-            "no thank you",
-            "No, thank you.",
-            "for four people",
-            "Friday at seven",
-            "on Friday at seven",
-            "at seven o'clock",
-            "on Friday",
-            "goodbye",
-            "thank you very much",
-            "I would like to book a table please",
-            "that is all",
-            "my name is Maria",
-            "can you call me back",
-            "how much is it",
-            "do you take cards",
-            "are you open",
-            "where are you from?",
-            "is the wifi free",
-            "Can I talk to a person",
-            "Please call me back this week around one as soon as possible",
-            "I would like a room for two nights.",
-            "seven thirty in the evening",
-            "Friday at seven thirty",
-            "yes it is",
-            "I do not want to, thank you",
-        ]);
+        check(
+            "en",
+            Complete,
+            &[
+                "What time do you open",
+                "What time do you open?",
+                "Well, what time do you close today",
+                "yes",
+                "Yes.",
+                "no thank you",
+                "No, thank you.",
+                "for four people",
+                "Friday at seven",
+                "on Friday at seven",
+                "at seven o'clock",
+                "on Friday",
+                "goodbye",
+                "thank you very much",
+                "I would like to book a table please",
+                "that is all",
+                "my name is Maria",
+                "can you call me back",
+                "how much is it",
+                "do you take cards",
+                "are you open",
+                "where are you from?",
+                "is the wifi free",
+                "Can I talk to a person",
+                "Please call me back this week around one as soon as possible",
+                "I would like a room for two nights.",
+                "seven thirty in the evening",
+                "Friday at seven thirty",
+                "yes it is",
+                "I do not want to, thank you",
+            ],
+        );
     }
 
     #[test]
     fn english_that_may_go_on_is_unknown() {
-        check("en", Unknown, &[
-            "",
-            "...",
-            "I would like to book a table",
-            "four",
-            "seven",
-            "nine one three",
-            "The code is nine one three.",
-            "my order number is eight two",
-            "my phone number is 0501234",
-            "Maria",
-            "Good morning",
-            "call me",
-            "do you have",
-            "Well,",
-            "the blue one",
-            "I have a question",
-        ]);
+        check(
+            "en",
+            Unknown,
+            &[
+                "",
+                "...",
+                "I would like to book a table",
+                "four",
+                "seven",
+                "nine one three",
+                "The code is nine one three.",
+                "my order number is eight two",
+                "my phone number is 0501234",
+                "Maria",
+                "Good morning",
+                "call me",
+                "do you have",
+                "Well,",
+                "the blue one",
+                "I have a question",
+            ],
+        );
     }
 
     #[test]
     fn ukrainian_turns_are_judged() {
-        check("uk", Unfinished, &["я хочу замовити столик на", "і", "столик для", "я б хотіла замовити", "мене звати", "хочу", "запишіть на завтра на"]);
-        check("uk", Complete, &[
-            "так", "ні, дякую", "коли ви відчиняєтесь", "Скільки це коштує?", "столик на чотирьох", "у п'ятницю", "о сьомій вечора",
-            "о сьомій", "будь ласка", "До побачення.", "мене звати Олена", "на двох людей", "передзвоніть мені завтра",
-        ]);
+        check(
+            "uk",
+            Unfinished,
+            &[
+                "я хочу замовити столик на",
+                "і",
+                "столик для",
+                "я б хотіла замовити",
+                "мене звати",
+                "хочу",
+                "запишіть на завтра на",
+            ],
+        );
+        check(
+            "uk",
+            Complete,
+            &[
+                "так",
+                "ні, дякую",
+                "коли ви відчиняєтесь",
+                "Скільки це коштує?",
+                "столик на чотирьох",
+                "у п'ятницю",
+                "о сьомій вечора",
+                "о сьомій",
+                "будь ласка",
+                "До побачення.",
+                "мене звати Олена",
+                "на двох людей",
+                "передзвоніть мені завтра",
+            ],
+        );
         check("uk", Unknown, &["я хочу замовити столик", "чотири", "нуль п'ять нуль", "Олена"]);
     }
 
     #[test]
     fn russian_turns_are_judged() {
-        check("ru", Unfinished, &["я хочу заказать столик на", "и", "столик для", "я хотела бы", "меня зовут", "мне", "запишите на завтра на"]);
-        check("ru", Complete, &[
-            "да", "нет, спасибо", "когда вы открываетесь", "Сколько это стоит?", "столик на четверых", "в пятницу", "в семь вечера",
-            "пожалуйста", "До свидания.", "меня зовут Елена", "пять человек", "перезвоните мне завтра",
-        ]);
+        check(
+            "ru",
+            Unfinished,
+            &[
+                "я хочу заказать столик на",
+                "и",
+                "столик для",
+                "я хотела бы",
+                "меня зовут",
+                "мне",
+                "запишите на завтра на",
+            ],
+        );
+        check(
+            "ru",
+            Complete,
+            &[
+                "да",
+                "нет, спасибо",
+                "когда вы открываетесь",
+                "Сколько это стоит?",
+                "столик на четверых",
+                "в пятницу",
+                "в семь вечера",
+                "пожалуйста",
+                "До свидания.",
+                "меня зовут Елена",
+                "пять человек",
+                "перезвоните мне завтра",
+            ],
+        );
         check("ru", Unknown, &["я хочу заказать столик", "четыре", "ноль пять ноль", "Елена"]);
     }
 
