@@ -8,6 +8,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub mod openai;
 
+/// The engines that a configuration or an agent may name.
+pub const ENGINES: &[&str] = &["builtin", "openai"];
+
 /// One message of a conversation, in the shape of the chat-completions API.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "role", rename_all = "snake_case")]

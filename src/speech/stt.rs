@@ -14,6 +14,9 @@ pub mod openai;
 #[cfg(feature = "whisper")]
 pub mod whisper;
 
+/// The engines that a configuration or an agent may name.
+pub const ENGINES: &[&str] = &["whisper", "openai", "google"];
+
 /// One stretch of caller speech, numbered from 1 within a call. It may hold pauses shorter than the end of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct UtteranceId(pub u32);

@@ -12,6 +12,9 @@ pub mod espeak;
 pub mod openai;
 pub mod trim;
 
+/// The engines that a configuration or an agent may name.
+pub const ENGINES: &[&str] = &["espeak", "openai"];
+
 /// What is to be said, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SpeechRequest {
