@@ -99,4 +99,65 @@ impl TurnSettings {
     pub fn ms(value: u64) -> Duration {
         Duration::from_millis(value)
     }
+
+    /// What is out of range or contradicts itself: one sentence each, with the key and the cure.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut require = |holds: bool, fault: &str| {
+            if !holds {
+                faults.push(fault.to_owned());
+            }
+        };
+        let share = 0.0..=1.0;
+        require(share.contains(&self.start_probability), "turn.start_probability must be from 0.0 to 1.0");
+        require(share.contains(&self.end_probability), "turn.end_probability must be from 0.0 to 1.0");
+        require(share.contains(&self.voiced_probability), "turn.voiced_probability must be from 0.0 to 1.0");
+        require(share.contains(&self.confirm_voiced_share), "turn.confirm_voiced_share must be from 0.0 to 1.0");
+        require(
+            self.end_probability <= self.start_probability,
+            "turn.end_probability must not be above turn.start_probability, or speech would end as it starts",
+        );
+        require((1..=50).contains(&self.start_packets), "turn.start_packets must be from 1 to 50 (20 ms each)");
+        require(
+            (1.0..=10.0).contains(&self.expect_digits_factor),
+            "turn.expect_digits_factor must be from 1.0 to 10.0; 1.0 switches it off",
+        );
+        require(self.pre_roll_ms <= 2000, "turn.pre_roll_ms must be at most 2000");
+        require(
+            self.wait_complete_ms <= self.wait_unknown_ms && self.wait_unknown_ms <= self.wait_unfinished_ms,
+            "turn.wait_complete_ms, wait_unknown_ms and wait_unfinished_ms must not fall, in this order",
+        );
+        require(self.wait_unfinished_ms <= 30_000, "turn.wait_unfinished_ms must be at most 30000");
+        require(self.max_speculations <= 10, "turn.max_speculations must be at most 10; each may cost a model's reply");
+        require(
+            self.first_chunk_chars <= self.max_chunk_chars,
+            "turn.first_chunk_chars must not be above turn.max_chunk_chars",
+        );
+        require((1..=4000).contains(&self.max_chunk_chars), "turn.max_chunk_chars must be from 1 to 4000");
+        require(
+            self.silence_prompt_ms == 0
+                || self.silence_goodbye_ms == 0
+                || self.silence_prompt_ms < self.silence_goodbye_ms,
+            "turn.silence_prompt_ms must be below turn.silence_goodbye_ms, or one of them 0 (off)",
+        );
+        require((1000..=600_000).contains(&self.max_turn_ms), "turn.max_turn_ms must be from 1000 to 600000");
+        require(self.max_tool_steps <= 50, "turn.max_tool_steps must be at most 50");
+        require((1..=600_000).contains(&self.tool_limit_ms), "turn.tool_limit_ms must be from 1 to 600000");
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_have_no_fault_and_every_fault_is_told() {
+        assert_eq!(TurnSettings::default().faults(), Vec::<String>::new());
+        let settings =
+            TurnSettings { start_probability: 0.2, start_packets: 0, tool_limit_ms: 0, ..Default::default() };
+        assert_eq!(settings.faults().len(), 3, "{:?}", settings.faults());
+        let settings = TurnSettings { start_probability: f32::NAN, ..Default::default() };
+        assert!(!settings.faults().is_empty());
+    }
 }
