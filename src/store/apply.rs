@@ -1,0 +1,509 @@
+//! Makes the store say what a set-up file says: creates and updates what the file names, leaves the rest, or removes
+//! it on request. All in one transaction: a running server sees the whole change or nothing of it.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+
+use secrecy::ExposeSecret;
+use sqlx::sqlite::SqliteTransaction;
+use uuid::Uuid;
+
+use crate::agent::profile::AgentProfile;
+use crate::clock;
+use crate::store::directory::Credentials;
+use crate::store::read::{AgentRow, CompanyRow, IntegrationRow, LineRow, Rows, seal};
+use crate::store::secrets::Sealer;
+use crate::store::setup::{Fault, LineSetup, Setup};
+use crate::store::{Store, StoreError};
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ApplyOptions {
+    /// Remove what the file does not name.
+    pub prune: bool,
+    /// Find the difference, change nothing.
+    pub dry_run: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The file refers to things that are nowhere. Nothing was changed.
+    #[error("{}", faults(.0))]
+    Faults(Vec<Fault>),
+    /// Pruning by a file that names nothing would empty the store. Nothing was changed.
+    #[error("the file names nothing, so that --prune would remove everything")]
+    PruneAll,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn faults(faults: &[Fault]) -> String {
+    faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("\n")
+}
+
+impl From<sqlx::Error> for ApplyError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    Created,
+    Updated,
+    Unchanged,
+    Removed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Thing {
+    Company,
+    Integration,
+    Agent,
+    Line,
+}
+
+/// What happened to one thing. Holds no secret and no value, only names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub action: Action,
+    pub thing: Thing,
+    /// `Acme / Main Phone Line / +15550001111`.
+    pub name: String,
+    /// What differs, where it was updated.
+    pub fields: Vec<&'static str>,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let action = match self.action {
+            Action::Created => "created",
+            Action::Updated => "updated",
+            Action::Unchanged => "unchanged",
+            Action::Removed => "removed",
+        };
+        let thing = match self.thing {
+            Thing::Company => "company",
+            Thing::Integration => "integration",
+            Thing::Agent => "agent",
+            Thing::Line => "line",
+        };
+        write!(f, "{action:<9}  {thing:<11}  {}", self.name)?;
+        if !self.fields.is_empty() {
+            write!(f, " ({})", self.fields.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// An integration of the file, whose provider has to be told where to post.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhook {
+    pub company: String,
+    pub integration: String,
+    /// `None`: the integration would be created, and gets its id then.
+    pub id: Option<Uuid>,
+}
+
+/// What was done, or would be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diff {
+    pub changes: Vec<Change>,
+    pub webhooks: Vec<Webhook>,
+}
+
+impl Diff {
+    pub fn count(&self, action: Action) -> usize {
+        self.changes.iter().filter(|change| change.action == action).count()
+    }
+}
+
+impl Store {
+    /// Applies a set-up that was read without faults.
+    pub async fn apply(&self, setup: &Setup, options: ApplyOptions) -> Result<Diff, ApplyError> {
+        if options.prune && setup.is_empty() {
+            return Err(ApplyError::PruneAll);
+        }
+        let mut transaction = self.write().await?;
+        let rows = Rows::load(&mut transaction).await?;
+        let faults = References::new(setup, &rows).faults(setup);
+        if !faults.is_empty() {
+            return Err(ApplyError::Faults(faults));
+        }
+        let work = Work {
+            transaction: &mut transaction,
+            sealer: &self.sealer,
+            now_ms: clock::now().as_millisecond(),
+            before: Before::new(&rows),
+            after: After::default(),
+            diff: Diff::default(),
+        };
+        let mut diff = work.run(setup, &rows, options.prune).await?;
+        if options.dry_run {
+            transaction.rollback().await?;
+            let existing: HashSet<Uuid> = rows.integrations.iter().map(|row| row.id).collect();
+            for webhook in &mut diff.webhooks {
+                webhook.id = webhook.id.filter(|id| existing.contains(id));
+            }
+        } else {
+            transaction.commit().await?;
+        }
+        Ok(diff)
+    }
+
+    /// The references of a set-up that lead nowhere: for reporting them together with a file's other faults.
+    pub async fn unresolved(&self, setup: &Setup) -> Result<Vec<Fault>, StoreError> {
+        let mut transaction = self.readers.begin().await?;
+        let rows = Rows::load(&mut transaction).await?;
+        transaction.rollback().await?;
+        Ok(References::new(setup, &rows).faults(setup))
+    }
+}
+
+impl Setup {
+    fn is_empty(&self) -> bool {
+        self.companies.is_empty() && self.integrations.is_empty() && self.lines.is_empty() && self.agents.is_empty()
+    }
+}
+
+/// All names that a file may refer to: its own and the store's.
+struct References {
+    companies: BTreeSet<String>,
+    integrations: BTreeSet<(String, String)>,
+    agents: BTreeSet<(String, String)>,
+}
+
+impl References {
+    fn new(setup: &Setup, rows: &Rows) -> Self {
+        let mut companies = setup.named.companies.clone();
+        companies.extend(rows.companies.iter().map(|row| row.name.clone()));
+        let mut integrations = setup.named.integrations.clone();
+        integrations.extend(
+            rows.integrations.iter().map(|row| (rows.company_name(row.company_id).to_owned(), row.name.clone())),
+        );
+        let mut agents = setup.named.agents.clone();
+        agents.extend(rows.agents.iter().map(|row| (rows.company_name(row.company_id).to_owned(), row.name.clone())));
+        Self { companies, integrations, agents }
+    }
+
+    fn faults(&self, setup: &Setup) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let owners = setup
+            .integrations
+            .iter()
+            .map(|integration| (&integration.place, &integration.company))
+            .chain(setup.agents.iter().map(|agent| (&agent.place, &agent.company)));
+        for (place, company) in owners {
+            if !self.companies.contains(company) {
+                faults.push(place.fault("company", format!("no company {company:?} in this file or in the store")));
+            }
+        }
+        let mut lines = HashSet::new();
+        for line in &setup.lines {
+            match self.company_of(line) {
+                Err((field, problem)) => faults.push(line.place.fault(field, problem)),
+                Ok(company) => {
+                    if !self.agents.contains(&(company.clone(), line.agent.clone())) {
+                        let problem = format!("no agent {:?} of company {company:?}", line.agent);
+                        faults.push(line.place.fault("agent", problem));
+                    }
+                    if !lines.insert((company, &line.integration, &line.number)) {
+                        let problem = "there is a [[line]] of this integration and number above";
+                        faults.push(line.place.fault("number", problem));
+                    }
+                }
+            }
+        }
+        faults
+    }
+
+    /// The company of a line: named, or the only one that has an integration of this name.
+    fn company_of(&self, line: &LineSetup) -> Result<String, (&'static str, String)> {
+        let name = &line.integration;
+        if let Some(company) = &line.company {
+            if !self.companies.contains(company) {
+                return Err(("company", format!("no company {company:?} in this file or in the store")));
+            }
+            if !self.integrations.contains(&(company.clone(), name.clone())) {
+                return Err(("integration", format!("no integration {name:?} of company {company:?}")));
+            }
+            return Ok(company.clone());
+        }
+        let owners: Vec<&String> =
+            self.integrations.iter().filter(|(_, other)| other == name).map(|(company, _)| company).collect();
+        match owners[..] {
+            [] => Err(("integration", format!("no integration {name:?} in this file or in the store"))),
+            [company] => Ok(company.clone()),
+            _ => Err(("company", format!("several companies have an integration {name:?}; say which one's it is"))),
+        }
+    }
+}
+
+/// The store before the change, by what things are known by.
+struct Before<'a> {
+    companies: HashMap<&'a str, &'a CompanyRow>,
+    integrations: HashMap<(Uuid, &'a str), &'a IntegrationRow>,
+    agents: HashMap<(Uuid, &'a str), &'a AgentRow>,
+    lines: HashMap<(Uuid, &'a str), &'a LineRow>,
+}
+
+impl<'a> Before<'a> {
+    fn new(rows: &'a Rows) -> Self {
+        Self {
+            companies: rows.companies.iter().map(|row| (row.name.as_str(), row)).collect(),
+            integrations: rows.integrations.iter().map(|row| ((row.company_id, row.name.as_str()), row)).collect(),
+            agents: rows.agents.iter().map(|row| ((row.company_id, row.name.as_str()), row)).collect(),
+            lines: rows.lines.iter().map(|row| ((row.integration_id, row.number.as_str()), row)).collect(),
+        }
+    }
+}
+
+/// The ids of everything that the file names, directly or by a reference.
+#[derive(Default)]
+struct After {
+    companies: HashMap<String, Uuid>,
+    integrations: HashMap<(Uuid, String), Uuid>,
+    agents: HashMap<(Uuid, String), Uuid>,
+    lines: HashSet<Uuid>,
+}
+
+struct Work<'a> {
+    transaction: &'a mut SqliteTransaction<'static>,
+    sealer: &'a Sealer,
+    now_ms: i64,
+    before: Before<'a>,
+    after: After,
+    diff: Diff,
+}
+
+/// Every reference of the file was looked up before any row is written.
+const RESOLVED: &str = "references were checked above";
+
+impl Work<'_> {
+    async fn run(mut self, setup: &Setup, rows: &Rows, prune: bool) -> Result<Diff, ApplyError> {
+        for company in &setup.companies {
+            self.company(&company.name).await?;
+        }
+        for integration in &setup.integrations {
+            self.integration(&integration.company, &integration.name, &integration.credentials).await?;
+        }
+        for agent in &setup.agents {
+            self.agent(&agent.company, &agent.profile).await?;
+        }
+        let references = References::new(setup, rows);
+        for line in &setup.lines {
+            let company = references.company_of(line).expect(RESOLVED);
+            self.line(&company, line).await?;
+        }
+        if prune {
+            self.prune(rows).await?;
+        }
+        Ok(self.diff)
+    }
+
+    fn note(&mut self, action: Action, thing: Thing, name: &[&str], fields: Vec<&'static str>) {
+        self.diff.changes.push(Change { action, thing, name: name.join(" / "), fields });
+    }
+
+    async fn company(&mut self, name: &str) -> Result<(), ApplyError> {
+        if let Some(row) = self.before.companies.get(name) {
+            self.after.companies.insert(name.to_owned(), row.id);
+            self.note(Action::Unchanged, Thing::Company, &[name], Vec::new());
+            return Ok(());
+        }
+        let id = Uuid::now_v7();
+        sqlx::query("INSERT INTO company (id, name, created_at) VALUES (?, ?, ?)")
+            .bind(id)
+            .bind(name)
+            .bind(self.now_ms)
+            .execute(&mut **self.transaction)
+            .await?;
+        self.after.companies.insert(name.to_owned(), id);
+        self.note(Action::Created, Thing::Company, &[name], Vec::new());
+        Ok(())
+    }
+
+    async fn integration(&mut self, company: &str, name: &str, wanted: &Credentials) -> Result<(), ApplyError> {
+        let company_id = self.company_id(company);
+        let row = self.before.integrations.get(&(company_id, name)).copied();
+        let (id, action, fields) = match row {
+            Some(row) => {
+                let fields = differences(&row.open(self.sealer)?, wanted);
+                let action = if fields.is_empty() { Action::Unchanged } else { Action::Updated };
+                (row.id, action, fields)
+            }
+            None => (Uuid::now_v7(), Action::Created, Vec::new()),
+        };
+        if action != Action::Unchanged {
+            let (provider, sealed) = seal(self.sealer, company_id, id, wanted);
+            sqlx::query(
+                "INSERT INTO integration (id, company_id, name, provider, credentials, created_at, updated_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)
+                 ON CONFLICT (id) DO UPDATE SET provider = ?4, credentials = ?5, updated_at = ?6",
+            )
+            .bind(id)
+            .bind(company_id)
+            .bind(name)
+            .bind(provider)
+            .bind(sealed)
+            .bind(self.now_ms)
+            .execute(&mut **self.transaction)
+            .await?;
+        }
+        self.after.integrations.insert((company_id, name.to_owned()), id);
+        let webhook = Webhook { company: company.to_owned(), integration: name.to_owned(), id: Some(id) };
+        self.diff.webhooks.push(webhook);
+        self.note(action, Thing::Integration, &[company, name], fields);
+        Ok(())
+    }
+
+    async fn agent(&mut self, company: &str, wanted: &AgentProfile) -> Result<(), ApplyError> {
+        let company_id = self.company_id(company);
+        let row = self.before.agents.get(&(company_id, wanted.name.as_str())).copied();
+        let (id, action, fields) = match row {
+            Some(row) => {
+                // A profile that this version cannot read is replaced as a whole.
+                let fields = row.read().map_or(vec!["profile"], |profile| profile_differences(&profile, wanted));
+                let action = if fields.is_empty() { Action::Unchanged } else { Action::Updated };
+                (row.id, action, fields)
+            }
+            None => (Uuid::now_v7(), Action::Created, Vec::new()),
+        };
+        if action != Action::Unchanged {
+            let profile = serde_json::to_string(wanted).expect("a profile has no map with keys other than text");
+            sqlx::query(
+                "INSERT INTO agent (id, company_id, name, profile, version, created_at, updated_at)
+                 VALUES (?1, ?2, ?3, ?4, 1, ?5, ?5)
+                 ON CONFLICT (id) DO UPDATE SET profile = ?4, version = version + 1, updated_at = ?5",
+            )
+            .bind(id)
+            .bind(company_id)
+            .bind(&wanted.name)
+            .bind(profile)
+            .bind(self.now_ms)
+            .execute(&mut **self.transaction)
+            .await?;
+        }
+        self.after.agents.insert((company_id, wanted.name.clone()), id);
+        self.note(action, Thing::Agent, &[company, &wanted.name], fields);
+        Ok(())
+    }
+
+    async fn line(&mut self, company: &str, line: &LineSetup) -> Result<(), ApplyError> {
+        let company_id = self.company_id(company);
+        let integration_id = self.integration_id(company_id, &line.integration);
+        let agent_id = self.agent_id(company_id, &line.agent);
+        let row = self.before.lines.get(&(integration_id, line.number.as_str())).copied();
+        let (id, action, fields) = match row {
+            Some(row) if row.agent_id == agent_id => (row.id, Action::Unchanged, Vec::new()),
+            Some(row) => (row.id, Action::Updated, vec!["agent"]),
+            None => (Uuid::now_v7(), Action::Created, Vec::new()),
+        };
+        if action != Action::Unchanged {
+            sqlx::query(
+                "INSERT INTO line (id, integration_id, number, agent_id, created_at, updated_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?5)
+                 ON CONFLICT (id) DO UPDATE SET agent_id = ?4, updated_at = ?5",
+            )
+            .bind(id)
+            .bind(integration_id)
+            .bind(&line.number)
+            .bind(agent_id)
+            .bind(self.now_ms)
+            .execute(&mut **self.transaction)
+            .await?;
+        }
+        self.after.lines.insert(id);
+        self.note(action, Thing::Line, &[company, &line.integration, &line.number], fields);
+        Ok(())
+    }
+
+    /// The id of a company of the file or the store; it counts as named from here on.
+    fn company_id(&mut self, name: &str) -> Uuid {
+        let before = &self.before.companies;
+        *self.after.companies.entry(name.to_owned()).or_insert_with(|| before.get(name).expect(RESOLVED).id)
+    }
+
+    fn integration_id(&mut self, company: Uuid, name: &str) -> Uuid {
+        let before = &self.before.integrations;
+        let entry = self.after.integrations.entry((company, name.to_owned()));
+        *entry.or_insert_with(|| before.get(&(company, name)).expect(RESOLVED).id)
+    }
+
+    fn agent_id(&mut self, company: Uuid, name: &str) -> Uuid {
+        let before = &self.before.agents;
+        let entry = self.after.agents.entry((company, name.to_owned()));
+        *entry.or_insert_with(|| before.get(&(company, name)).expect(RESOLVED).id)
+    }
+
+    /// Removes what was not named, from the lines down to what they stood on.
+    async fn prune(&mut self, rows: &Rows) -> Result<(), ApplyError> {
+        for row in &rows.lines {
+            if self.after.lines.contains(&row.id) {
+                continue;
+            }
+            sqlx::query("DELETE FROM line WHERE id = ?").bind(row.id).execute(&mut **self.transaction).await?;
+            let integration = rows.integrations.iter().find(|other| other.id == row.integration_id);
+            let (company, integration) = integration.map_or(("", ""), |i| (rows.company_name(i.company_id), &i.name));
+            self.note(Action::Removed, Thing::Line, &[company, integration, &row.number], Vec::new());
+        }
+        for row in &rows.integrations {
+            if !self.after.integrations.contains_key(&(row.company_id, row.name.clone())) {
+                sqlx::query("DELETE FROM integration WHERE id = ?")
+                    .bind(row.id)
+                    .execute(&mut **self.transaction)
+                    .await?;
+                let name = [rows.company_name(row.company_id), &row.name];
+                self.note(Action::Removed, Thing::Integration, &name, Vec::new());
+            }
+        }
+        for row in &rows.agents {
+            if !self.after.agents.contains_key(&(row.company_id, row.name.clone())) {
+                sqlx::query("DELETE FROM agent WHERE id = ?").bind(row.id).execute(&mut **self.transaction).await?;
+                self.note(Action::Removed, Thing::Agent, &[rows.company_name(row.company_id), &row.name], Vec::new());
+            }
+        }
+        for row in &rows.companies {
+            if !self.after.companies.contains_key(&row.name) {
+                sqlx::query("DELETE FROM company WHERE id = ?").bind(row.id).execute(&mut **self.transaction).await?;
+                self.note(Action::Removed, Thing::Company, &[&row.name], Vec::new());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn differences(old: &Credentials, new: &Credentials) -> Vec<&'static str> {
+    let Credentials::Twilio { account_sid, auth_token, api_base } = old;
+    let Credentials::Twilio { account_sid: new_sid, auth_token: new_token, api_base: new_base } = new;
+    let mut fields = Vec::new();
+    if account_sid != new_sid {
+        fields.push("account_sid");
+    }
+    if auth_token.expose_secret() != new_token.expose_secret() {
+        fields.push("auth_token");
+    }
+    if api_base != new_base {
+        fields.push("api_base");
+    }
+    fields
+}
+
+fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec<&'static str> {
+    // Taken apart, so that a field that is added to the profile must be added here.
+    let AgentProfile { name, language, greeting, prompt, stt, tts, llm, workflow, tools, turn } = old;
+    [
+        ("name", *name != new.name),
+        ("language", *language != new.language),
+        ("greeting", *greeting != new.greeting),
+        ("prompt", *prompt != new.prompt),
+        ("stt", *stt != new.stt),
+        ("tts", *tts != new.tts),
+        ("llm", *llm != new.llm),
+        ("workflow", *workflow != new.workflow),
+        ("tools", *tools != new.tools),
+        ("turn", *turn != new.turn),
+    ]
+    .into_iter()
+    .filter_map(|(field, differs)| differs.then_some(field))
+    .collect()
+}

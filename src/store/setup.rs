@@ -1,0 +1,663 @@
+//! The set-up file (`offhook apply FILE`): TOML tables for companies, integrations, lines and agents, with `${VAR}`
+//! from the environment. Reading it finds every fault at once; what a name refers to is looked up later, by the store,
+//! since the file may build on what is there already.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use figment::value::{Dict, Tag, Value};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::agent::profile::AgentProfile;
+use crate::conversation::settings::TurnSettings;
+use crate::speech::{llm, stt, tts};
+use crate::store::directory::Credentials;
+use crate::store::leaves;
+
+/// A set-up file is written by hand: more than this is a mistake.
+const MAX_FILE: u64 = 4 << 20;
+/// A workflow is copied into every call's memory.
+const MAX_WORKFLOW: u64 = 1 << 20;
+/// Longest name of a thing, in characters.
+const MAX_NAME: usize = 200;
+
+/// What a file asks for, as far as it could be read. Names are not resolved.
+#[derive(Debug, Default)]
+pub struct Setup {
+    pub(crate) companies: Vec<CompanySetup>,
+    pub(crate) integrations: Vec<IntegrationSetup>,
+    pub(crate) lines: Vec<LineSetup>,
+    pub(crate) agents: Vec<AgentSetup>,
+    pub(crate) named: Named,
+}
+
+/// The names that a file gives, of faulty tables too: a reference to one of these is no second fault.
+#[derive(Debug, Default)]
+pub(crate) struct Named {
+    pub companies: BTreeSet<String>,
+    /// Company, name.
+    pub integrations: BTreeSet<(String, String)>,
+    /// Company, name.
+    pub agents: BTreeSet<(String, String)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct CompanySetup {
+    pub name: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct IntegrationSetup {
+    pub place: Place,
+    pub company: String,
+    pub name: String,
+    pub credentials: Credentials,
+}
+
+#[derive(Debug)]
+pub(crate) struct LineSetup {
+    pub place: Place,
+    /// May be left out where the integration's name is unique.
+    pub company: Option<String>,
+    pub integration: String,
+    pub number: String,
+    pub agent: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct AgentSetup {
+    pub place: Place,
+    pub company: String,
+    pub profile: AgentProfile,
+}
+
+/// Which table of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// `company`, `integration`, `line` or `agent`.
+    pub table: &'static str,
+    /// Counted from 1 among the tables of this kind.
+    pub index: usize,
+    /// Its name or number, as far as it could be read.
+    pub name: String,
+}
+
+impl Place {
+    pub(crate) fn fault(&self, field: impl Into<String>, problem: impl Into<String>) -> Fault {
+        Fault { place: Some(self.clone()), field: field.into(), problem: problem.into() }
+    }
+}
+
+/// One thing that is wrong with a file. Holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// `None`: the file itself.
+    pub place: Option<Place>,
+    /// Key in the table, with dots; may be empty.
+    pub field: String,
+    pub problem: String,
+}
+
+impl fmt::Display for Fault {
+    /// `[[line]] 2 "+15550001111": agent: …`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "[[{}]] {}", place.table, place.index)?;
+            if !place.name.is_empty() {
+                write!(f, " {:?}", place.name)?;
+            }
+            f.write_str(": ")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.problem)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error("cannot read {}: {source}", .path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{} is larger than {MAX_FILE} bytes: is it a set-up file?", .0.display())]
+    TooLarge(PathBuf),
+    /// Not TOML. The message quotes nothing of the file, which may hold secrets.
+    #[error("{}, line {line}: {message}", .path.display())]
+    Syntax { path: PathBuf, line: usize, message: String },
+}
+
+impl Setup {
+    /// Reads the file at `path`; `lookup` is the environment. Paths in it are relative to its folder. The faults that
+    /// come with the set-up must be empty before it is applied.
+    pub fn read(path: &Path, lookup: &dyn Fn(&str) -> Option<String>) -> Result<(Self, Vec<Fault>), SetupError> {
+        let unreadable = |source| SetupError::Unreadable { path: path.to_owned(), source };
+        let text =
+            read_limited(path, MAX_FILE).map_err(unreadable)?.ok_or_else(|| SetupError::TooLarge(path.into()))?;
+        Self::parse(&text, path, lookup)
+    }
+
+    fn parse(
+        text: &str,
+        path: &Path,
+        lookup: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<(Self, Vec<Fault>), SetupError> {
+        let file: Dict = toml::from_str(text).map_err(|error| SetupError::Syntax {
+            path: path.to_owned(),
+            line: line_of(text, error.span().map_or(0, |span| span.start)),
+            message: error.message().to_owned(),
+        })?;
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let mut reader = Reader { setup: Self::default(), faults: Vec::new(), folder, lookup };
+        reader.file(file);
+        Ok((reader.setup, reader.faults))
+    }
+}
+
+/// The line of a byte in a text, counted from 1.
+pub(crate) fn line_of(text: &str, at: usize) -> usize {
+    1 + text.as_bytes()[..at.min(text.len())].iter().filter(|&&byte| byte == b'\n').count()
+}
+
+/// `None`: longer than `limit` bytes.
+fn read_limited(path: &Path, limit: u64) -> std::io::Result<Option<String>> {
+    let mut text = String::new();
+    fs::File::open(path)?.take(limit + 1).read_to_string(&mut text)?;
+    Ok((text.len() as u64 <= limit).then_some(text))
+}
+
+struct Reader<'a> {
+    setup: Setup,
+    faults: Vec<Fault>,
+    folder: PathBuf,
+    lookup: &'a dyn Fn(&str) -> Option<String>,
+}
+
+const TABLES: [&str; 4] = ["company", "integration", "line", "agent"];
+
+impl Reader<'_> {
+    fn file(&mut self, mut file: Dict) {
+        for table in TABLES {
+            let tables = match file.remove(table) {
+                None => continue,
+                Some(Value::Array(_, tables)) => tables,
+                Some(_) => {
+                    self.file_fault(table, format!("write it as [[{table}]]: it may stand more than once"));
+                    continue;
+                }
+            };
+            for (index, value) in tables.into_iter().enumerate() {
+                let place = Place { table, index: index + 1, name: String::new() };
+                match value {
+                    Value::Dict(_, fields) => self.table(place, fields),
+                    _ => self.faults.push(place.fault("", format!("write it as a table, [[{table}]]"))),
+                }
+            }
+        }
+        for key in file.into_keys() {
+            let known = TABLES.map(|table| format!("[[{table}]]")).join(", ");
+            self.file_fault(&key, format!("no such table; known are {known}"));
+        }
+    }
+
+    fn file_fault(&mut self, field: &str, problem: String) {
+        self.faults.push(Fault { place: None, field: field.to_owned(), problem });
+    }
+
+    fn table(&mut self, mut place: Place, mut fields: Dict) {
+        let named_by = if place.table == "line" { "number" } else { "name" };
+        if let Some(name) = fields.get(named_by).and_then(Value::as_str) {
+            place.name = name.chars().take(MAX_NAME).collect();
+        }
+        for (key, value) in &mut fields {
+            self.substitute(&place, key, value);
+        }
+        let mut table = Fields { place, fields };
+        match table.place.table {
+            "company" => self.company(&mut table),
+            "integration" => self.integration(&mut table),
+            "line" => self.line(&mut table),
+            _ => self.agent(table),
+        }
+    }
+
+    /// Replaces `${VAR}` in every string below `value`; `$${` stands for `${`.
+    fn substitute(&mut self, place: &Place, key: &str, value: &mut Value) {
+        match value {
+            Value::String(_, text) if text.contains("${") => match expand(text, self.lookup) {
+                Ok(expanded) => *text = expanded,
+                Err(problem) => {
+                    self.faults.push(place.fault(key, problem));
+                    // Stands in for the value, so that it is not said to be missing as well.
+                    *text = UNKNOWN.into();
+                }
+            },
+            Value::Dict(_, inner) => {
+                for (name, value) in inner {
+                    self.substitute(place, &format!("{key}.{name}"), value);
+                }
+            }
+            Value::Array(_, items) => {
+                for item in items {
+                    self.substitute(place, key, item);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn company(&mut self, table: &mut Fields) {
+        let name = self.name(table, "name");
+        self.nothing_else(table, &["name"]);
+        let Some(name) = name else { return };
+        if self.setup.named.companies.insert(name.clone()) {
+            self.setup.companies.push(CompanySetup { name });
+        } else {
+            self.faults.push(table.place.fault("name", "there is a [[company]] of this name above"));
+        }
+    }
+
+    fn integration(&mut self, table: &mut Fields) {
+        const KEYS: [&str; 6] = ["company", "name", "provider", "account_sid", "auth_token", "api_base"];
+        let company = self.name(table, "company");
+        let name = self.name(table, "name");
+        let provider = self.text(table, "provider", true);
+        let credentials = match provider.as_deref() {
+            Some("twilio") => {
+                let credentials = self.twilio(table);
+                self.nothing_else(table, &KEYS);
+                credentials
+            }
+            Some(other @ ("ringostat" | "binotel" | "sip")) => {
+                let problem = format!("this build connects twilio only, not {other}");
+                self.faults.push(table.place.fault("provider", problem));
+                None
+            }
+            Some(UNKNOWN) | None => None,
+            Some(_) => {
+                self.faults.push(table.place.fault("provider", "no such provider; this build connects twilio"));
+                None
+            }
+        };
+        let (Some(company), Some(name)) = (company, name) else { return };
+        if !self.setup.named.integrations.insert((company.clone(), name.clone())) {
+            let problem = "there is an [[integration]] of this company and name above";
+            self.faults.push(table.place.fault("name", problem));
+        } else if let Some(credentials) = credentials {
+            let place = table.place.clone();
+            self.setup.integrations.push(IntegrationSetup { place, company, name, credentials });
+        }
+    }
+
+    fn twilio(&mut self, table: &mut Fields) -> Option<Credentials> {
+        let account_sid = self.text(table, "account_sid", true);
+        let auth_token = self.text(table, "auth_token", true).map(SecretString::from);
+        let api_base = self.text(table, "api_base", false);
+        if let Some(sid) = &account_sid
+            && sid != UNKNOWN
+            && !(sid.starts_with("AC") && sid.len() > 2 && sid.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+        {
+            let problem = "a Twilio account SID is `AC` and 32 hexadecimal digits; the Twilio console shows it";
+            self.faults.push(table.place.fault("account_sid", problem));
+        }
+        if let Some(token) = &auth_token
+            && token.expose_secret().chars().any(|c| c.is_whitespace() || c.is_control())
+        {
+            self.faults.push(table.place.fault("auth_token", "it has a space or a line break in it"));
+        }
+        if let Some(base) = &api_base
+            && base != UNKNOWN
+            && !(base.starts_with("http://") || base.starts_with("https://"))
+        {
+            self.faults.push(table.place.fault("api_base", "it must begin with http:// or https://"));
+        }
+        let api_base = api_base.map(|base| base.trim_end_matches('/').to_owned());
+        Some(Credentials::Twilio { account_sid: account_sid?, auth_token: auth_token?, api_base })
+    }
+
+    fn line(&mut self, table: &mut Fields) {
+        let company = table.fields.contains_key("company").then(|| self.name(table, "company"));
+        let integration = self.name(table, "integration");
+        let number = self.text(table, "number", true);
+        let agent = self.name(table, "agent");
+        self.nothing_else(table, &["company", "integration", "number", "agent"]);
+        if let Some(number) = &number
+            && number != UNKNOWN
+            && !is_e164(number)
+        {
+            let problem = "write the number as Twilio does: + and country code, digits only, as in +15550001111";
+            self.faults.push(table.place.fault("number", problem));
+        }
+        let company = match company {
+            Some(None) => return,
+            Some(company) => company,
+            None => None,
+        };
+        if let (Some(integration), Some(number), Some(agent)) = (integration, number, agent) {
+            let place = table.place.clone();
+            self.setup.lines.push(LineSetup { place, company, integration, number, agent });
+        }
+    }
+
+    fn agent(&mut self, mut table: Fields) {
+        let company = self.name(&mut table, "company");
+        let name = self.name(&mut table, "name");
+        let workflow = self.workflow(&mut table);
+        let profile = self.profile(&table, name.as_deref(), workflow);
+        let (Some(company), Some(name)) = (company, name) else { return };
+        if !self.setup.named.agents.insert((company.clone(), name)) {
+            self.faults.push(table.place.fault("name", "there is an [[agent]] of this company and name above"));
+        } else if let Some(profile) = profile {
+            self.setup.agents.push(AgentSetup { place: table.place, company, profile });
+        }
+    }
+
+    /// The text of the file that `workflow` names.
+    fn workflow(&mut self, table: &mut Fields) -> Option<String> {
+        let path = self.text(table, "workflow", false).filter(|path| path != UNKNOWN)?;
+        let full = self.folder.join(&path);
+        let text = match read_limited(&full, MAX_WORKFLOW) {
+            Ok(Some(text)) => text,
+            Ok(None) => {
+                let problem = format!("{} is larger than {MAX_WORKFLOW} bytes", full.display());
+                self.faults.push(table.place.fault("workflow", problem));
+                return None;
+            }
+            Err(error) => {
+                let problem = format!("cannot read {}: {error}", full.display());
+                self.faults.push(table.place.fault("workflow", problem));
+                return None;
+            }
+        };
+        match check_workflow(&text) {
+            Ok(()) => Some(text),
+            Err(problem) => {
+                self.faults.push(table.place.fault("workflow", format!("{}: {problem}", full.display())));
+                None
+            }
+        }
+    }
+
+    /// The profile of the fields that are left in `table`.
+    fn profile(&mut self, table: &Fields, name: Option<&str>, workflow: Option<String>) -> Option<AgentProfile> {
+        let before = self.faults.len();
+        let base = Dict::from([("name".to_owned(), Value::from(name.unwrap_or("unnamed")))]);
+        let mut fields = base.clone();
+        for leaf in leaves::leaves(&table.fields) {
+            match leaves::check::<AgentProfile>(&base, &leaf) {
+                Ok(()) => {
+                    if let Some(value) = table.fields.get(&leaf.path[0]) {
+                        fields.insert(leaf.path[0].clone(), value.clone());
+                    }
+                }
+                Err(fault) => self.faults.push(table.place.fault("", fault.to_string())),
+            }
+        }
+        if self.faults.len() > before {
+            return None;
+        }
+        let profile: AgentProfile = match Value::Dict(Tag::Default, fields).deserialize() {
+            Ok(profile) => profile,
+            Err(error) => {
+                self.faults.push(table.place.fault("", error.kind.to_string()));
+                return None;
+            }
+        };
+        let profile = AgentProfile { workflow, ..profile };
+        for (field, problem) in profile_faults(&profile) {
+            self.faults.push(table.place.fault(field, problem));
+        }
+        Some(profile)
+    }
+
+    /// A required name of a thing.
+    fn name(&mut self, table: &mut Fields, key: &'static str) -> Option<String> {
+        let name = self.text(table, key, true)?;
+        if name.trim() != name {
+            self.faults.push(table.place.fault(key, "it begins or ends with a space"));
+        } else if name.chars().count() > MAX_NAME {
+            self.faults.push(table.place.fault(key, format!("it is longer than {MAX_NAME} characters")));
+        }
+        Some(name)
+    }
+
+    /// Takes a text out of the table.
+    fn text(&mut self, table: &mut Fields, key: &'static str, required: bool) -> Option<String> {
+        let problem = match table.fields.remove(key) {
+            Some(Value::String(_, text)) if !text.is_empty() => return Some(text),
+            Some(Value::String(..)) if !required => return None,
+            Some(Value::String(..)) => "it is empty",
+            Some(_) => "it must be text, in quotes",
+            None if required => "it is missing",
+            None => return None,
+        };
+        self.faults.push(table.place.fault(key, problem));
+        None
+    }
+
+    fn nothing_else(&mut self, table: &Fields, known: &[&str]) {
+        for key in table.fields.keys() {
+            self.faults.push(table.place.fault(key, format!("no such key; known here: {}", known.join(", "))));
+        }
+    }
+}
+
+/// A table whose fields are taken out as they are read.
+struct Fields {
+    place: Place,
+    fields: Dict,
+}
+
+/// Stands where a variable could not be filled in; the fault is reported already.
+const UNKNOWN: &str = "\u{fffd}";
+
+fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut expanded = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        if let Some(before) = rest[..at].strip_suffix('$') {
+            expanded.push_str(before);
+            expanded.push_str("${");
+            rest = &rest[at + 2..];
+            continue;
+        }
+        expanded.push_str(&rest[..at]);
+        let (name, after) =
+            rest[at + 2..].split_once('}').ok_or("a `${` without its `}`; write `$${` for the signs")?;
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            return Err("`${…}` must name an environment variable: letters, digits, _".into());
+        }
+        expanded.push_str(&lookup(name).ok_or_else(|| format!("the environment has no variable {name}; set it"))?);
+        rest = after;
+    }
+    expanded.push_str(rest);
+    Ok(expanded)
+}
+
+/// ITU-T E.164 with its plus sign: at most 15 digits, no leading zero.
+fn is_e164(number: &str) -> bool {
+    number.strip_prefix('+').is_some_and(|digits| {
+        (7..=15).contains(&digits.len()) && !digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit())
+    })
+}
+
+/// Whether an agent could follow this workflow.
+fn check_workflow(text: &str) -> Result<(), String> {
+    match toml::from_str::<toml::Table>(text) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let line = line_of(text, error.span().map_or(0, |span| span.start));
+            Err(format!("line {line}: {}", error.message()))
+        }
+    }
+}
+
+/// What types do not say: field and problem.
+fn profile_faults(profile: &AgentProfile) -> Vec<(String, String)> {
+    let mut faults = Vec::new();
+    let mut engine = |field: &str, name: &str, known: &[&str]| {
+        if !name.is_empty() && name != UNKNOWN && !known.contains(&name) {
+            faults.push((field.to_owned(), format!("no engine {name:?}; known are {}", known.join(", "))));
+        }
+    };
+    engine("stt.engine", &profile.stt.engine, stt::ENGINES);
+    engine("tts.engine", &profile.tts.engine, tts::ENGINES);
+    engine("llm.engine", &profile.llm.engine, llm::ENGINES);
+    let mut require = |field: &str, holds: bool, problem: &str| {
+        if !holds {
+            faults.push((field.to_owned(), problem.to_owned()));
+        }
+    };
+    require("language", !profile.language.is_empty(), "it is empty; write a language such as en, uk or en-US");
+    require(
+        "tts.speed",
+        (0.5..=2.0).contains(&profile.tts.speed),
+        "it must be from 0.5 to 2.0; 1.0 is the voice's own",
+    );
+    let temperature = profile.llm.temperature.unwrap_or(0.0);
+    require("llm.temperature", (0.0..=2.0).contains(&temperature), "it must be from 0.0 to 2.0");
+    require("llm.max_tokens", profile.llm.max_tokens != Some(0), "it must be 1 or more");
+    let unique: BTreeSet<&String> = profile.tools.iter().collect();
+    require("tools", unique.len() == profile.tools.len(), "a tool is named twice");
+    faults.extend(
+        TurnSettings::default().with(&profile.turn).faults().into_iter().map(|problem| ("turn".to_owned(), problem)),
+    );
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> (Setup, Vec<String>) {
+        let lookup = |name: &str| match name {
+            "SID" => Some("AC0123".to_owned()),
+            "TOKEN" => Some("very-secret".to_owned()),
+            _ => None,
+        };
+        let (setup, faults) = Setup::parse(text, Path::new("setup.toml"), &lookup).unwrap();
+        (setup, faults.iter().map(Fault::to_string).collect())
+    }
+
+    const WHOLE: &str = r#"
+        [[company]]
+        name = "Acme"
+        [[integration]]
+        company = "Acme"
+        name = "Main"
+        provider = "twilio"
+        account_sid = "${SID}"
+        auth_token = "${TOKEN}"
+        api_base = "http://127.0.0.1:9300/"
+        [[line]]
+        integration = "Main"
+        number = "+15550001111"
+        agent = "Front desk"
+        [[agent]]
+        company = "Acme"
+        name = "Front desk"
+        language = "en"
+        greeting = "It costs $5, or $${X}."
+        tts = { engine = "espeak", voice = "en-us", speed = 1 }
+        turn = { wait_unknown_ms = 600 }
+        tools = ["make_call"]
+    "#;
+
+    #[test]
+    fn a_whole_file_is_read_with_its_variables() {
+        let (setup, faults) = parse(WHOLE);
+        assert_eq!(faults, [""; 0]);
+        let Credentials::Twilio { account_sid, auth_token, api_base } = &setup.integrations[0].credentials;
+        assert_eq!((account_sid.as_str(), auth_token.expose_secret()), ("AC0123", "very-secret"));
+        assert_eq!(api_base.as_deref(), Some("http://127.0.0.1:9300"));
+        let agent = &setup.agents[0].profile;
+        assert_eq!(agent.greeting, "It costs $5, or ${X}.");
+        assert_eq!((agent.tts.speed, agent.turn.wait_unknown_ms), (1.0, Some(600)));
+        assert!(!format!("{setup:?}").contains("very-secret"));
+    }
+
+    #[test]
+    fn all_faults_come_at_once_with_table_index_name_and_field() {
+        let (_, faults) = parse(
+            r#"
+            colour = 1
+            [[company]]
+            name = "Acme"
+            [[company]]
+            name = "Acme"
+            [[integration]]
+            company = "Acme"
+            name = "Main"
+            provider = "twilio"
+            account_sid = "12"
+            auth_token = "${NOT_THERE}"
+            colour = "red"
+            [[integration]]
+            company = "Acme"
+            name = "Cloud"
+            provider = "binotel"
+            [[line]]
+            integration = "Main"
+            number = "0501234567"
+            [[agent]]
+            company = "Acme"
+            name = "Front desk"
+            tts = { speed = 9.0, pitch = 1 }
+            greeting = 5
+            workflow = "not/there.toml"
+            [[agent]]
+            company = "Acme"
+            name = "Second"
+            stt = { engine = "magic" }
+            tts = { speed = 9.0 }
+            turn = { start_probability = 3.0 }
+            "#,
+        );
+        for expected in [
+            "colour: no such table",
+            "[[company]] 2 \"Acme\": name: there is a [[company]] of this name",
+            "[[integration]] 1 \"Main\": account_sid: ",
+            "[[integration]] 1 \"Main\": auth_token: the environment has no variable NOT_THERE",
+            "[[integration]] 1 \"Main\": colour: no such key",
+            "[[integration]] 2 \"Cloud\": provider: this build connects twilio only",
+            "[[line]] 1 \"0501234567\": number: ",
+            "[[line]] 1 \"0501234567\": agent: it is missing",
+            "[[agent]] 1 \"Front desk\": tts.pitch: no such key",
+            "[[agent]] 1 \"Front desk\": greeting: ",
+            "[[agent]] 1 \"Front desk\": workflow: cannot read not/there.toml",
+            "[[agent]] 2 \"Second\": stt.engine: no engine \"magic\"; known are whisper",
+            "[[agent]] 2 \"Second\": tts.speed: it must be from 0.5 to 2.0",
+            "[[agent]] 2 \"Second\": turn: turn.start_probability",
+        ] {
+            assert_eq!(faults.iter().filter(|fault| fault.starts_with(expected)).count(), 1, "{expected}\n{faults:#?}");
+        }
+        assert_eq!(faults.len(), 14, "{faults:#?}");
+    }
+
+    #[test]
+    fn a_syntax_error_names_the_line_and_quotes_nothing() {
+        let text = "[[integration]]\nauth_token = \"very-secret\" x\n";
+        let error = Setup::parse(text, Path::new("setup.toml"), &|_| None).unwrap_err().to_string();
+        assert!(error.contains("setup.toml, line 2"), "{error}");
+        assert!(!error.contains("very-secret"), "{error}");
+    }
+
+    #[test]
+    fn an_open_brace_is_a_fault_and_a_value_is_never_expanded_twice() {
+        assert!(expand("${A", &|_| None).is_err());
+        assert!(expand("${a-b}", &|_| None).is_err());
+        assert_eq!(expand("x${A}y${A}", &|_| Some("${A}".into())).unwrap(), "x${A}y${A}");
+    }
+
+    #[test]
+    fn a_number_must_be_written_as_twilio_writes_it() {
+        for (number, good) in [("+15550001111", true), ("+380501234567", true), ("15550001111", false)] {
+            assert_eq!(is_e164(number), good, "{number}");
+        }
+        for number in ["+0123456789", "+1555 000 1111", "+1234567890123456", "+", "+1a34567"] {
+            assert!(!is_e164(number), "{number}");
+        }
+    }
+}
