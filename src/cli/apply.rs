@@ -1,1 +1,121 @@
-//! To be written.
+//! `offhook apply FILE`: makes the store say what a set-up file says, and prints what that changed.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use secrecy::SecretString;
+
+use crate::config::Config;
+use crate::store::setup::{Fault, Setup};
+use crate::store::{Action, ApplyError, ApplyOptions, Diff, Store, StoreConfig};
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The set-up file (TOML).
+    pub file: PathBuf,
+    /// Remove what the file does not name.
+    #[arg(long)]
+    pub prune: bool,
+    /// Print the difference and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not call the providers. This build never does.
+    #[arg(long)]
+    pub no_verify: bool,
+}
+
+/// What the command needs of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    pub store: &'a StoreConfig,
+    pub secrets_key: Option<&'a SecretString>,
+    pub public_url: Option<&'a str>,
+}
+
+pub async fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
+    let context = Surroundings {
+        store: &config.store,
+        secrets_key: config.security.secrets_key.as_ref(),
+        public_url: config.server.public_url.as_deref(),
+    };
+    apply(&args, context, &|name| std::env::var(name).ok(), &mut io::stdout().lock()).await
+}
+
+/// The command with its environment and output handed in.
+pub async fn apply(
+    args: &Args,
+    context: Surroundings<'_>,
+    lookup: &dyn Fn(&str) -> Option<String>,
+    out: &mut impl Write,
+) -> anyhow::Result<ExitCode> {
+    let (setup, mut faults) = Setup::read(&args.file, lookup)?;
+    let options = ApplyOptions { prune: args.prune, dry_run: args.dry_run };
+    let preview = options.dry_run || !faults.is_empty();
+    let store = if preview {
+        Store::open_for_preview(context.store, context.secrets_key).await
+    } else {
+        Store::open(context.store, context.secrets_key).await
+    };
+    let store = match store {
+        Ok(store) => store,
+        // The file's faults are of use even where the store is not.
+        Err(error) if !faults.is_empty() => {
+            report(out, &args.file, &faults)?;
+            return Err(error).context("the store could not be opened either");
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let applied = if faults.is_empty() {
+        store.apply(&setup, options).await
+    } else {
+        faults.extend(store.unresolved(&setup).await?);
+        Err(ApplyError::Faults(faults))
+    };
+    store.close().await;
+    match applied {
+        Ok(diff) => print(out, &diff, args, context.public_url)?,
+        Err(ApplyError::Faults(faults)) => {
+            report(out, &args.file, &faults)?;
+            return Ok(ExitCode::FAILURE);
+        }
+        Err(error) => return Err(error).with_context(|| format!("applying {}", args.file.display())),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(out: &mut impl Write, file: &Path, faults: &[Fault]) -> io::Result<()> {
+    writeln!(out, "{}: {} to correct, nothing was changed:", file.display(), count(faults.len(), "fault"))?;
+    faults.iter().try_for_each(|fault| writeln!(out, "  {fault}"))
+}
+
+fn print(out: &mut impl Write, diff: &Diff, args: &Args, public_url: Option<&str>) -> io::Result<()> {
+    for change in &diff.changes {
+        writeln!(out, "{change}")?;
+    }
+    let [created, updated, unchanged, removed] =
+        [Action::Created, Action::Updated, Action::Unchanged, Action::Removed].map(|action| diff.count(action));
+    let would = if args.dry_run { " (dry run: nothing was written)" } else { "" };
+    writeln!(out, "{created} created, {updated} updated, {unchanged} unchanged, {removed} removed{would}")?;
+    if diff.webhooks.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\nIn the Twilio console, set each number's \"A call comes in\" webhook (HTTP POST) to:")?;
+    let base = public_url.map_or("<server.public_url>", |url| url.trim_end_matches('/'));
+    for webhook in &diff.webhooks {
+        let id = webhook.id.map_or("<the id that it gets when it is applied>".into(), |id| id.to_string());
+        writeln!(out, "  {} / {}: {base}/webhooks/twilio/{id}/voice", webhook.company, webhook.integration)?;
+    }
+    if public_url.is_none() {
+        writeln!(
+            out,
+            "warning: server.public_url is not set; Twilio must reach this server by it, as in https://voice.example.com"
+        )?;
+    }
+    writeln!(out, "Providers were not called: credentials and numbers are stored as they were written.")
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
