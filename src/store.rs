@@ -217,7 +217,12 @@ async fn open_file(path: &Path) -> Result<(SqliteConnectOptions, SqlitePool), St
         }
     };
     while let Err(error) = MIGRATIONS.run(&writer).await {
-        if attempt >= MIGRATION_ATTEMPTS || !matches!(error, sqlx::migrate::MigrateError::Execute(_) | sqlx::migrate::MigrateError::ExecuteMigration(..)) {
+        if attempt >= MIGRATION_ATTEMPTS
+            || !matches!(
+                error,
+                sqlx::migrate::MigrateError::Execute(_) | sqlx::migrate::MigrateError::ExecuteMigration(..)
+            )
+        {
             return Err(error.into());
         }
         debug!(attempt, error = %error, "another process may be creating the tables; looking again");
@@ -295,7 +300,8 @@ mod tests {
     async fn a_file_that_is_no_database_is_a_clear_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.db");
-        std::fs::write(&path, "this is a letter, not a database; it is long enough to be looked at as one".repeat(20)).unwrap();
+        std::fs::write(&path, "this is a letter, not a database; it is long enough to be looked at as one".repeat(20))
+            .unwrap();
         let error = Store::open(&StoreConfig { url: format!("sqlite://{}", path.display()) }, None).await.unwrap_err();
         assert!(error.to_string().contains("x.db"), "{error}");
     }

@@ -9,8 +9,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::util::TryInitError;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::util::TryInitError;
 
 use crate::config::{LogFormat, TelemetryConfig};
 
@@ -99,16 +99,14 @@ struct Histogram {
 }
 
 /// Finest around the goals: a reply in 0.5 to 0.6 s, a stop in 0.1 to 0.2 s.
-const CONVERSATION: &[f64] =
-    &[0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0];
+const CONVERSATION: &[f64] = &[0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0];
 
 /// Finest around the budgets of DESIGN §7: 10, 20 and 30 ms added, 5 ms late.
 const OWN_WORK: &[f64] =
     &[0.0001, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0];
 
 /// From a cached phrase to an engine at its time limit.
-const ENGINE: &[f64] =
-    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0];
+const ENGINE: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0];
 
 const HISTOGRAMS: &[Histogram] = &[
     Histogram {
@@ -119,18 +117,14 @@ const HISTOGRAMS: &[Histogram] = &[
     Histogram {
         name: "offhook_turn_added_seconds",
         buckets: OWN_WORK,
-        meaning: "What Offhook adds to a reply: first audible agent frame out, less the later of turn confirmed and first audio of the synthesis received",
+        meaning: "The later of turn confirmed and first audio of the synthesis received, to first audible agent frame out",
     },
     Histogram {
         name: "offhook_barge_in_seconds",
         buckets: CONVERSATION,
         meaning: "Caller's first voiced frame to the agent falling silent",
     },
-    Histogram {
-        name: "offhook_tick_lateness_seconds",
-        buckets: OWN_WORK,
-        meaning: "How late a call's 20 ms tick ran",
-    },
+    Histogram { name: "offhook_tick_lateness_seconds", buckets: OWN_WORK, meaning: "How late a call's 20 ms tick ran" },
     Histogram {
         name: "offhook_stt_final_seconds",
         buckets: ENGINE,

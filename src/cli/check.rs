@@ -65,10 +65,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    pub fn new(
-        what: impl Into<String>,
-        run: impl Future<Output = Result<String, Failure>> + Send + 'static,
-    ) -> Self {
+    pub fn new(what: impl Into<String>, run: impl Future<Output = Result<String, Failure>> + Send + 'static) -> Self {
         Self { what: what.into(), run: Box::pin(run) }
     }
 }
@@ -79,7 +76,10 @@ pub async fn check(probes: Vec<Probe>, limit: Duration) -> Vec<CheckLine> {
         .into_iter()
         .map(|Probe { what, run }| async move {
             let outcome = tokio::time::timeout(limit, run).await.unwrap_or_else(|_| {
-                Err(Failure::new(format!("no answer within {} s", limit.as_secs()), "see whether it is overloaded or unreachable"))
+                Err(Failure::new(
+                    format!("no answer within {} s", limit.as_secs()),
+                    "see whether it is overloaded or unreachable",
+                ))
             });
             CheckLine { what, outcome }
         })

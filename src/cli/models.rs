@@ -75,8 +75,7 @@ pub fn list(models: &[Model], dir: &Path, out: &mut impl Write) -> anyhow::Resul
 
 async fn pull_one(models: &[Model], name: &str, config: &ModelsConfig, out: &mut impl Write) -> anyhow::Result<()> {
     let Some(model) = models.iter().find(|model| model.name == name) else {
-        let names: Vec<&str> =
-            models.iter().filter(|model| !model.shipped).map(|model| model.name.as_str()).collect();
+        let names: Vec<&str> = models.iter().filter(|model| !model.shipped).map(|model| model.name.as_str()).collect();
         bail!("no model {name:?}; known are {}", names.join(", "));
     };
     if model.shipped {
@@ -105,8 +104,10 @@ async fn pull_one(models: &[Model], name: &str, config: &ModelsConfig, out: &mut
 }
 
 fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{prefix} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} {msg}")
-        .expect("the template is a constant")
+    ProgressStyle::with_template(
+        "{prefix} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} {msg}",
+    )
+    .expect("the template is a constant")
 }
 
 /// A line for each model on disk, and whether all are as they should be. Reads them whole; blocks.
@@ -120,7 +121,11 @@ pub fn check(models: &[Model], dir: &Path) -> io::Result<(String, bool)> {
                 lines += &format!("unfinished  {}: `offhook models pull {}` goes on with it\n", model.name, model.name);
             } else if model.shipped {
                 good = false;
-                lines += &format!("FAILED  {}: {} is missing, though it comes with the program\n", model.name, path.display());
+                lines += &format!(
+                    "FAILED  {}: {} is missing, though it comes with the program\n",
+                    model.name,
+                    path.display()
+                );
             }
             continue;
         }
@@ -133,7 +138,8 @@ pub fn check(models: &[Model], dir: &Path) -> io::Result<(String, bool)> {
             }
             Verdict::Bad { why } => {
                 good = false;
-                let cure = if model.shipped { "restore it".into() } else { format!("`offhook models pull {}`", model.name) };
+                let cure =
+                    if model.shipped { "restore it".into() } else { format!("`offhook models pull {}`", model.name) };
                 lines += &format!("FAILED  {}: {} is damaged: {why}; {cure}\n", model.name, path.display());
             }
         }

@@ -156,7 +156,8 @@ mod tests {
     #[test]
     fn the_defaults_have_no_fault_and_every_fault_is_told() {
         assert_eq!(TurnSettings::default().faults(), Vec::<String>::new());
-        let settings = TurnSettings { start_probability: 0.2, start_packets: 0, tool_limit_ms: 0, ..Default::default() };
+        let settings =
+            TurnSettings { start_probability: 0.2, start_packets: 0, tool_limit_ms: 0, ..Default::default() };
         assert_eq!(settings.faults().len(), 3, "{:?}", settings.faults());
         let settings = TurnSettings { start_probability: f32::NAN, ..Default::default() };
         assert!(!settings.faults().is_empty());

@@ -181,8 +181,7 @@ impl References {
             rows.integrations.iter().map(|row| (rows.company_name(row.company_id).to_owned(), row.name.clone())),
         );
         let mut agents = setup.named.agents.clone();
-        agents
-            .extend(rows.agents.iter().map(|row| (rows.company_name(row.company_id).to_owned(), row.name.clone())));
+        agents.extend(rows.agents.iter().map(|row| (rows.company_name(row.company_id).to_owned(), row.name.clone())));
         Self { companies, integrations, agents }
     }
 
@@ -449,7 +448,10 @@ impl Work<'_> {
         }
         for row in &rows.integrations {
             if !self.after.integrations.contains_key(&(row.company_id, row.name.clone())) {
-                sqlx::query("DELETE FROM integration WHERE id = ?").bind(row.id).execute(&mut **self.transaction).await?;
+                sqlx::query("DELETE FROM integration WHERE id = ?")
+                    .bind(row.id)
+                    .execute(&mut **self.transaction)
+                    .await?;
                 let name = [rows.company_name(row.company_id), &row.name];
                 self.note(Action::Removed, Thing::Integration, &name, Vec::new());
             }

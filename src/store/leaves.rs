@@ -19,9 +19,10 @@ impl Leaf {
     /// The tables around this leaf, with nothing else in them.
     pub fn nested(&self) -> Dict {
         let (first, rest) = self.path.split_first().expect("a leaf has a name");
-        let value = rest.iter().rev().fold(self.value.clone(), |value, key| {
-            Value::Dict(Tag::Default, Dict::from([(key.clone(), value)]))
-        });
+        let value = rest
+            .iter()
+            .rev()
+            .fold(self.value.clone(), |value, key| Value::Dict(Tag::Default, Dict::from([(key.clone(), value)])));
         Dict::from([(first.clone(), value)])
     }
 }
@@ -145,7 +146,11 @@ mod tests {
 
     fn faults(text: &str) -> Vec<String> {
         let dict: Dict = toml::from_str(text).unwrap();
-        leaves(&dict).iter().filter_map(|leaf| check::<Outer>(&Dict::new(), leaf).err()).map(|f| f.to_string()).collect()
+        leaves(&dict)
+            .iter()
+            .filter_map(|leaf| check::<Outer>(&Dict::new(), leaf).err())
+            .map(|f| f.to_string())
+            .collect()
     }
 
     #[test]

@@ -97,11 +97,7 @@ impl Rows {
                 what: format!("line {}", row.id),
                 detail: "its agent is not there".into(),
             })?;
-            lines.push(Line {
-                integration: row.integration_id,
-                number: row.number.clone(),
-                agent: agent.clone(),
-            });
+            lines.push(Line { integration: row.integration_id, number: row.number.clone(), agent: agent.clone() });
         }
         Ok(Directory::new(integrations, lines))
     }
@@ -167,7 +163,10 @@ impl Store {
     }
 }
 
-pub(super) async fn read_directory(connection: &mut SqliteConnection, sealer: &Sealer) -> Result<Directory, StoreError> {
+pub(super) async fn read_directory(
+    connection: &mut SqliteConnection,
+    sealer: &Sealer,
+) -> Result<Directory, StoreError> {
     let mut transaction = connection.begin().await?;
     let rows = Rows::load(&mut transaction).await?;
     transaction.rollback().await?;

@@ -38,7 +38,7 @@ pub enum SecretsError {
     File { path: PathBuf, source: io::Error },
     /// The database was sealed with a key that is not here any more.
     #[error(
-        "the store holds credentials, but its key file {} is gone and security.secrets_key is not set; restore the one or set the other",
+        "the store was sealed with a key, but its file {} is gone and security.secrets_key is not set; restore one of them",
         .0.display()
     )]
     Missing(PathBuf),
@@ -84,7 +84,8 @@ impl Sealer {
         };
         let mode = fs::metadata(path).map_err(file)?.permissions().mode();
         if mode & 0o077 != 0 {
-            warn!(path = %path.display(), mode = %format_args!("{:o}", mode & 0o777), "others can read the key file; chmod 600 it");
+            let mode = format!("{:o}", mode & 0o777);
+            warn!(path = %path.display(), mode, "others can read the key file; chmod 600 it");
         }
         Self::decode(&text).ok_or_else(|| SecretsError::MalformedFile(path.to_owned()))
     }
@@ -136,7 +137,9 @@ fn make_key_file(path: &Path) -> io::Result<()> {
         file.sync_all()?;
         match fs::hard_link(&draft, path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            linked => linked.inspect(|()| info!(path = %path.display(), "made a secrets key; back it up with the database")),
+            linked => {
+                linked.inspect(|()| info!(path = %path.display(), "made a secrets key; back it up with the database"))
+            }
         }
     })();
     let removed = fs::remove_file(&draft);

@@ -134,7 +134,8 @@ impl Setup {
     /// come with the set-up must be empty before it is applied.
     pub fn read(path: &Path, lookup: &dyn Fn(&str) -> Option<String>) -> Result<(Self, Vec<Fault>), SetupError> {
         let unreadable = |source| SetupError::Unreadable { path: path.to_owned(), source };
-        let text = read_limited(path, MAX_FILE).map_err(unreadable)?.ok_or_else(|| SetupError::TooLarge(path.into()))?;
+        let text =
+            read_limited(path, MAX_FILE).map_err(unreadable)?.ok_or_else(|| SetupError::TooLarge(path.into()))?;
         Self::parse(&text, path, lookup)
     }
 
@@ -463,7 +464,8 @@ fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String,
             continue;
         }
         expanded.push_str(&rest[..at]);
-        let (name, after) = rest[at + 2..].split_once('}').ok_or("a `${` without its `}`; write `$${` for the signs")?;
+        let (name, after) =
+            rest[at + 2..].split_once('}').ok_or("a `${` without its `}`; write `$${` for the signs")?;
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
             return Err("`${…}` must name an environment variable: letters, digits, _".into());
         }
@@ -509,7 +511,11 @@ fn profile_faults(profile: &AgentProfile) -> Vec<(String, String)> {
         }
     };
     require("language", !profile.language.is_empty(), "it is empty; write a language such as en, uk or en-US");
-    require("tts.speed", (0.5..=2.0).contains(&profile.tts.speed), "it must be from 0.5 to 2.0; 1.0 is the voice's own");
+    require(
+        "tts.speed",
+        (0.5..=2.0).contains(&profile.tts.speed),
+        "it must be from 0.5 to 2.0; 1.0 is the voice's own",
+    );
     let temperature = profile.llm.temperature.unwrap_or(0.0);
     require("llm.temperature", (0.0..=2.0).contains(&temperature), "it must be from 0.0 to 2.0");
     require("llm.max_tokens", profile.llm.max_tokens != Some(0), "it must be 1 or more");

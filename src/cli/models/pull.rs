@@ -41,7 +41,9 @@ pub enum Pulled {
     Already,
     Verified,
     /// Nobody knows its checksum; it was written down for `models check`.
-    Unverified { sha256: String },
+    Unverified {
+        sha256: String,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +52,9 @@ pub enum PullError {
     BaseUrl(String),
     #[error("another `models pull` is writing {}; wait for it", .0.display())]
     Busy(PathBuf),
-    #[error("{url} is not there (status {status}); check models.base_url, or take another model of `offhook models list`")]
+    #[error(
+        "{url} is not there (status {status}); check models.base_url, or take another model of `offhook models list`"
+    )]
     NotFound { url: String, status: u16 },
     #[error("the server refused {url} (status {status}); check models.base_url and whether it asks for a login")]
     Refused { url: String, status: u16 },
@@ -116,7 +120,7 @@ pub async fn pull(model: &Model, source: &Source<'_>, bar: &ProgressBar) -> Resu
     let mut transfer = Transfer { client, url, shown: shown.clone(), model, source, part, path, known, bar };
     if let Err(error) = transfer.run().await {
         if transfer.length().await.is_ok_and(|bytes| bytes == 0) {
-            transfer.discard().await?;
+            transfer.discard()?;
         }
         return Err(error);
     }
@@ -246,11 +250,11 @@ impl Transfer<'_> {
         if let (Some(found), Some(expected)) = (total, self.model.bytes)
             && found != expected
         {
-            self.discard().await?;
+            self.discard()?;
             return Err(PullError::WrongSize { url: self.shown.clone(), found, expected });
         }
         if total.is_some_and(|total| total > MAX_BYTES) {
-            self.discard().await?;
+            self.discard()?;
             return Err(PullError::TooLarge { url: self.shown.clone() });
         }
         if let Some(total) = total {
@@ -280,7 +284,7 @@ impl Transfer<'_> {
                 Ok(Some(Ok(bytes))) => bytes,
             };
             if *written + bytes.len() as u64 > total.or(self.model.bytes).unwrap_or(MAX_BYTES) {
-                self.discard().await?;
+                self.discard()?;
                 return Err(PullError::TooLarge { url: self.shown.clone() });
             }
             self.part.write_all(&bytes).await.map_err(|error| self.disk(error, *written, total))?;
@@ -301,8 +305,8 @@ impl Transfer<'_> {
     }
 
     /// Removes the part: what is in it, or would come, is of no use.
-    async fn discard(&mut self) -> Result<(), PullError> {
-        self.restart().await?;
+    fn discard(&self) -> Result<(), PullError> {
+        remove(&self.model.validator(self.source.dir))?;
         remove(&self.path)
     }
 

@@ -1,0 +1,354 @@
+//! `offhook apply` from a file to a running server's directory: real files, a real database, two processes' worth of
+//! connections.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use offhook::cli::apply::{Args, Surroundings, apply};
+use offhook::store::directory::{Credentials, Directory};
+use offhook::store::{Store, StoreConfig};
+use secrecy::{ExposeSecret, SecretString};
+use tokio_util::sync::CancellationToken;
+
+const TOKEN: &str = "0123-very-secret";
+
+const ACME: &str = r#"
+    [[company]]
+    name = "Acme"
+
+    [[integration]]
+    company = "Acme"
+    name = "Main Phone Line"
+    provider = "twilio"
+    account_sid = "${TWILIO_ACCOUNT_SID}"
+    auth_token = "${TWILIO_AUTH_TOKEN}"
+
+    [[line]]
+    integration = "Main Phone Line"
+    number = "+15550001111"
+    agent = "Front desk"
+
+    [[agent]]
+    company = "Acme"
+    name = "Front desk"
+    greeting = "Hello, Acme, how can I help?"
+    stt = { engine = "whisper" }
+    tts = { engine = "espeak", voice = "en-us" }
+    llm = { engine = "builtin" }
+"#;
+
+/// A second company, whose integration has the name of Acme's.
+const ZENITH: &str = r#"
+    [[company]]
+    name = "Zenith"
+
+    [[integration]]
+    company = "Zenith"
+    name = "Main Phone Line"
+    provider = "twilio"
+    account_sid = "AC2"
+    auth_token = "t2"
+
+    [[agent]]
+    company = "Zenith"
+    name = "Front desk"
+"#;
+
+struct Place {
+    dir: tempfile::TempDir,
+    store: StoreConfig,
+    key: Option<SecretString>,
+    public_url: Option<&'static str>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StoreConfig { url: format!("sqlite://{}", dir.path().join("data/offhook.db").display()) };
+        Self { dir, store, key: None, public_url: Some("https://voice.example.com/") }
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Whether it succeeded, and what it printed.
+    async fn apply_with(&self, file: &Path, prune: bool, dry_run: bool) -> (bool, String) {
+        let args = Args { file: file.to_owned(), prune, dry_run, no_verify: false };
+        let surroundings =
+            Surroundings { store: &self.store, secrets_key: self.key.as_ref(), public_url: self.public_url };
+        let lookup = |name: &str| match name {
+            "TWILIO_ACCOUNT_SID" => Some("AC00000000000000000000000000000001".to_owned()),
+            "TWILIO_AUTH_TOKEN" => Some(TOKEN.to_owned()),
+            _ => None,
+        };
+        let mut out = Vec::new();
+        let (good, error) = match apply(&args, surroundings, &lookup, &mut out).await {
+            Ok(code) => (code == ExitCode::SUCCESS, String::new()),
+            Err(error) => (false, format!("{error:#}")),
+        };
+        let printed = String::from_utf8(out).unwrap() + &error;
+        assert!(!printed.contains(TOKEN), "a secret was printed:\n{printed}");
+        (good, printed)
+    }
+
+    async fn apply(&self, text: &str) -> String {
+        let (good, printed) = self.apply_with(&self.write("setup.toml", text), false, false).await;
+        assert!(good, "{printed}");
+        printed
+    }
+
+    async fn refuse(&self, text: &str) -> String {
+        let (good, printed) = self.apply_with(&self.write("setup.toml", text), false, false).await;
+        assert!(!good, "{printed}");
+        printed
+    }
+
+    async fn open(&self) -> Store {
+        Store::open(&self.store, self.key.as_ref()).await.unwrap()
+    }
+
+    async fn directory(&self) -> Directory {
+        self.open().await.directory().await.unwrap()
+    }
+}
+
+fn has(printed: &str, line: &str) -> bool {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    printed.lines().any(|printed| words(printed).starts_with(line))
+}
+
+#[tokio::test]
+async fn a_file_becomes_a_directory_that_answers_a_line() {
+    let place = Place::new();
+    let printed = place.apply(ACME).await;
+    for line in [
+        "created company Acme",
+        "created integration Acme / Main Phone Line",
+        "created agent Acme / Front desk",
+        "created line Acme / Main Phone Line / +15550001111",
+        "4 created, 0 updated, 0 unchanged, 0 removed",
+    ] {
+        assert!(has(&printed, line), "{line}\n{printed}");
+    }
+    let directory = place.directory().await;
+    let integration = directory.integrations().next().unwrap();
+    let webhook = format!("https://voice.example.com/webhooks/twilio/{}/voice", integration.id);
+    assert!(printed.contains(&webhook), "{printed}");
+    assert!(printed.contains("Providers were not called"), "{printed}");
+    assert_eq!((integration.company.as_str(), integration.id.get_version_num()), ("Acme", 7));
+    let Credentials::Twilio { account_sid, auth_token, api_base } = &integration.credentials;
+    assert_eq!((account_sid.len(), auth_token.expose_secret(), api_base), (34, TOKEN, &None));
+    let line = directory.line(integration.id, "+15550001111").unwrap();
+    assert_eq!(line.agent.greeting, "Hello, Acme, how can I help?");
+    assert_eq!(line.agent.tts.voice, "en-us");
+}
+
+#[tokio::test]
+async fn applying_again_changes_nothing_and_keeps_the_ids() {
+    let place = Place::new();
+    place.apply(ACME).await;
+    let id = place.directory().await.integrations().next().unwrap().id;
+    let printed = place.apply(ACME).await;
+    assert!(has(&printed, "0 created, 0 updated, 4 unchanged, 0 removed"), "{printed}");
+    assert_eq!(place.directory().await.integrations().next().unwrap().id, id);
+}
+
+#[tokio::test]
+async fn an_update_names_what_differs_and_no_value() {
+    let place = Place::new();
+    place.apply(ACME).await;
+    let changed = ACME.replace("Hello, Acme", "Good day, Acme").replace("${TWILIO_AUTH_TOKEN}", "another-token");
+    let printed = place.apply(&changed).await;
+    assert!(has(&printed, "updated integration Acme / Main Phone Line (auth_token)"), "{printed}");
+    assert!(has(&printed, "updated agent Acme / Front desk (greeting)"), "{printed}");
+    assert!(!printed.contains("another-token"), "{printed}");
+    let directory = place.directory().await;
+    assert!(directory.lines().next().unwrap().agent.greeting.starts_with("Good day"));
+    let Credentials::Twilio { auth_token, .. } = &directory.integrations().next().unwrap().credentials;
+    assert_eq!(auth_token.expose_secret(), "another-token");
+}
+
+#[tokio::test]
+async fn what_a_file_does_not_mention_stays_unless_pruned() {
+    let place = Place::new();
+    place.apply(ACME).await;
+    place.apply(ZENITH).await;
+    assert_eq!(place.directory().await.integrations().count(), 2);
+
+    let file = place.write("zenith.toml", ZENITH);
+    let (good, printed) = place.apply_with(&file, true, false).await;
+    assert!(good, "{printed}");
+    for line in [
+        "removed line Acme / Main Phone Line / +15550001111",
+        "removed integration Acme / Main Phone Line",
+        "removed agent Acme / Front desk",
+        "removed company Acme",
+        "0 created, 0 updated, 3 unchanged, 4 removed",
+    ] {
+        assert!(has(&printed, line), "{line}\n{printed}");
+    }
+    let directory = place.directory().await;
+    assert_eq!(directory.integrations().map(|i| i.company.as_str()).collect::<Vec<_>>(), ["Zenith"]);
+    assert_eq!(directory.lines().count(), 0);
+}
+
+#[tokio::test]
+async fn pruning_keeps_what_a_reference_names_and_refuses_an_empty_file() {
+    let place = Place::new();
+    place.apply(ACME).await;
+    let line = r#"
+        [[line]]
+        company = "Acme"
+        integration = "Main Phone Line"
+        number = "+15550002222"
+        agent = "Front desk"
+    "#;
+    let (good, printed) = place.apply_with(&place.write("line.toml", line), true, false).await;
+    assert!(good && has(&printed, "1 created, 0 updated, 0 unchanged, 1 removed"), "{printed}");
+    let (good, printed) = place.apply_with(&place.write("empty.toml", ""), true, false).await;
+    assert!(!good && printed.contains("would remove everything"), "{printed}");
+    let numbers: Vec<String> = place.directory().await.lines().map(|line| line.number.clone()).collect();
+    assert_eq!(numbers, ["+15550002222"]);
+}
+
+#[tokio::test]
+async fn a_dry_run_prints_the_difference_and_writes_nothing() {
+    let place = Place::new();
+    let file = place.write("setup.toml", ACME);
+    let (good, printed) = place.apply_with(&file, false, true).await;
+    assert!(good && has(&printed, "4 created") && printed.contains("dry run"), "{printed}");
+    assert!(printed.contains("<the id that it gets"), "{printed}");
+    assert!(!place.dir.path().join("data").exists(), "nothing is created");
+
+    place.apply(ACME).await;
+    let changed = place.write("changed.toml", &ACME.replace("Hello, Acme", "Good day, Acme"));
+    let (good, printed) = place.apply_with(&changed, false, true).await;
+    assert!(good && has(&printed, "updated agent Acme / Front desk (greeting)"), "{printed}");
+    let id = place.directory().await.integrations().next().unwrap().id.to_string();
+    assert!(printed.contains(&id), "an integration that is there shows its real id\n{printed}");
+    assert!(place.directory().await.lines().next().unwrap().agent.greeting.starts_with("Hello"));
+}
+
+#[tokio::test]
+async fn references_that_lead_nowhere_are_told_together_with_the_other_faults() {
+    let place = Place::new();
+    let printed = place
+        .refuse(
+            r#"
+            [[integration]]
+            company = "Nobody"
+            name = "Main"
+            provider = "twilio"
+            account_sid = "AC1"
+            auth_token = "${MISSING_TOKEN}"
+            [[integration]]
+            company = "Ghost"
+            name = "Other"
+            provider = "twilio"
+            account_sid = "AC1"
+            auth_token = "t"
+            [[line]]
+            integration = "Main"
+            number = "+15550001111"
+            agent = "Nobody's agent"
+            [[line]]
+            integration = "Elsewhere"
+            number = "+15550001111"
+            agent = "x"
+            "#,
+        )
+        .await;
+    for expected in [
+        "5 faults to correct, nothing was changed",
+        "[[integration]] 1 \"Main\": company: no company \"Nobody\"",
+        "[[integration]] 1 \"Main\": auth_token: the environment has no variable MISSING_TOKEN",
+        "[[integration]] 2 \"Other\": company: no company \"Ghost\"",
+        "[[line]] 1 \"+15550001111\": agent: no agent \"Nobody's agent\"",
+        "[[line]] 2 \"+15550001111\": integration: no integration \"Elsewhere\"",
+    ] {
+        assert!(printed.contains(expected), "{expected}\n{printed}");
+    }
+    assert!(!place.dir.path().join("data").exists(), "a faulty file creates no store");
+}
+
+#[tokio::test]
+async fn a_line_needs_its_company_only_where_the_integrations_name_does_not_tell() {
+    let place = Place::new();
+    place.apply(ACME).await;
+    place.apply(ZENITH).await;
+    let line = r#"
+        [[line]]
+        integration = "Main Phone Line"
+        number = "+15550003333"
+        agent = "Front desk"
+    "#;
+    let printed = place.refuse(line).await;
+    assert!(printed.contains("company: several companies have an integration"), "{printed}");
+    let printed = place.apply(&line.replace("integration =", "company = \"Zenith\"\nintegration =")).await;
+    assert!(has(&printed, "created line Zenith / Main Phone Line / +15550003333"), "{printed}");
+}
+
+#[tokio::test]
+async fn a_workflow_is_read_beside_the_set_up_file_and_stored_as_text() {
+    let place = Place::new();
+    let workflow = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("workflows/front-desk.toml"))
+        .unwrap_or_else(|_| "start = \"hello\"\n".into());
+    place.write("workflows/desk.toml", &workflow);
+    place.apply(&format!("{ACME}\n workflow = \"workflows/desk.toml\"\n")).await;
+    let directory = place.directory().await;
+    assert_eq!(directory.lines().next().unwrap().agent.workflow.as_deref(), Some(workflow.as_str()));
+    place.write("workflows/desk.toml", "this is no workflow");
+    let printed = place.refuse(&format!("{ACME}\n workflow = \"workflows/desk.toml\"\n")).await;
+    assert!(printed.contains("[[agent]] 1 \"Front desk\": workflow: "), "{printed}");
+}
+
+#[tokio::test]
+async fn a_missing_public_url_is_warned_about() {
+    let place = Place { public_url: None, ..Place::new() };
+    let printed = place.apply(ACME).await;
+    assert!(printed.contains("warning: server.public_url is not set"), "{printed}");
+    assert!(printed.contains("<server.public_url>/webhooks/twilio/"), "{printed}");
+}
+
+#[tokio::test]
+async fn credentials_are_sealed_on_disk_and_a_wrong_key_opens_nothing() {
+    let key = |letter: &str| Some(SecretString::from(letter.repeat(43) + "="));
+    let place = Place { key: key("A"), ..Place::new() };
+    place.apply(ACME).await;
+    let data = place.dir.path().join("data");
+    for file in std::fs::read_dir(&data).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(TOKEN.len()).any(|window| window == TOKEN.as_bytes()));
+    }
+    let error = Store::open(&place.store, key("I").as_ref()).await.unwrap_err().to_string();
+    assert!(error.contains("security.secrets_key"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_server_uses_a_change_within_a_second() {
+    let place = Place::new();
+    place.apply(ACME).await;
+    let server = place.open().await;
+    let cancel = CancellationToken::new();
+    let mut watched = server.watch(cancel.clone()).await.unwrap();
+    let before = watched.directory.load_full();
+
+    let started = Instant::now();
+    place.apply(&ACME.replace("Hello, Acme", "Good day, Acme")).await;
+    let swapped = tokio::time::timeout(Duration::from_secs(10), watched.swaps.changed()).await;
+    swapped.expect("the change was noticed").unwrap();
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(1), "it took {took:?}, the apply included");
+
+    let greeting = |directory: &Directory| directory.lines().next().unwrap().agent.greeting.clone();
+    assert!(greeting(&watched.directory.load()).starts_with("Good day"));
+    assert!(greeting(&before).starts_with("Hello"), "a snapshot in use does not change");
+
+    cancel.cancel();
+    tokio::time::timeout(Duration::from_secs(10), watched.stopped()).await.expect("the task ends with its token");
+}
