@@ -2,7 +2,12 @@
 
 use jiff::Timestamp;
 
-/// The wall time now, UTC.
+/// The wall time now.
 pub fn now() -> Timestamp {
     Timestamp::now()
+}
+
+/// A moment as a person would say it, in the server's time zone: `Sunday 22 November 2026, 12:05`.
+pub fn spoken(at: Timestamp) -> String {
+    at.to_zoned(jiff::tz::TimeZone::system()).strftime("%A %-d %B %Y, %H:%M").to_string()
 }

@@ -13,15 +13,24 @@ use figment::value::{Dict, Value};
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use crate::call::recorder::RecordingConfig;
+use crate::call::registry::LimitsConfig;
 use crate::conversation::settings::TurnSettings;
+use crate::http::config::{ServerConfig, ServerUrls, TrustedProxies};
+use crate::media::vad::Detector;
+use crate::speech::llm::openai::OpenAiLlmConfig;
+use crate::speech::scripted::ScriptedConfig;
+use crate::speech::stt::google::GoogleSttConfig;
+use crate::speech::stt::openai::OpenAiSttConfig;
+#[cfg(feature = "whisper")]
+use crate::speech::stt::whisper::WhisperConfig;
+use crate::speech::tts::espeak::EspeakConfig;
+use crate::speech::tts::openai::OpenAiTtsConfig;
 use crate::speech::{llm, stt, tts};
 use crate::store::leaves::{self, Leaf, LeafFault};
 use crate::store::secrets::Sealer;
 use crate::store::{StoreConfig, setup};
 
-use pending::{
-    EspeakConfig, GoogleSttConfig, OpenAiLlmConfig, OpenAiSttConfig, OpenAiTtsConfig, ServerConfig, WhisperConfig,
-};
 
 /// Read where no `--config` is given, if it is there.
 pub const DEFAULT_FILE: &str = "offhook.toml";
@@ -50,8 +59,12 @@ pub struct Config {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SpeechConfig {
+    /// Which voice detector calls get: `offhook` (our own) or `silero` (in builds with that feature).
+    pub vad: Detector,
     pub stt: SttConfig,
     pub tts: TtsConfig,
+    /// The engines named `scripted`: for load without models.
+    pub scripted: ScriptedConfig,
 }
 
 /// `[speech.stt]`: recognition.
@@ -62,6 +75,7 @@ pub struct SttConfig {
     pub engine: String,
     /// The engine that answers when the first one fails; empty = none.
     pub fallback: String,
+    #[cfg(feature = "whisper")]
     pub whisper: WhisperConfig,
     pub openai: OpenAiSttConfig,
     pub google: GoogleSttConfig,
@@ -72,6 +86,7 @@ impl Default for SttConfig {
         Self {
             engine: "whisper".into(),
             fallback: String::new(),
+            #[cfg(feature = "whisper")]
             whisper: WhisperConfig::default(),
             openai: OpenAiSttConfig::default(),
             google: GoogleSttConfig::default(),
@@ -125,37 +140,6 @@ impl Default for LlmConfig {
 pub struct SecurityConfig {
     /// Seals credentials in the store: 32 bytes in base64. Without it, a key file is made beside the database.
     pub secrets_key: Option<SecretString>,
-    /// A first API key, which sees all companies.
-    pub admin_token: Option<SecretString>,
-}
-
-/// `[limits]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LimitsConfig {
-    /// Calls at once on this machine; more are refused. Each costs about 1 MB and 0.25 % of a core.
-    pub max_calls: usize,
-}
-
-impl Default for LimitsConfig {
-    fn default() -> Self {
-        Self { max_calls: 500 }
-    }
-}
-
-/// `[recording]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RecordingConfig {
-    /// Whether calls are recorded, both sides, stereo. 115 MB per hour of call (8 kHz, 16 bit, 2 channels).
-    pub enabled: bool,
-    pub dir: PathBuf,
-}
-
-impl Default for RecordingConfig {
-    fn default() -> Self {
-        Self { enabled: false, dir: "data/recordings".into() }
-    }
 }
 
 /// `[telemetry]`.
@@ -288,6 +272,9 @@ impl Config {
     /// What types do not say: numbers out of range, and keys that contradict each other.
     fn faults(&self) -> Vec<String> {
         let mut faults = self.turn.faults();
+        faults.extend(self.speech.tts.espeak.faults());
+        faults.extend(self.speech.tts.openai.faults());
+        faults.extend(self.llm.openai.faults());
         let mut require = |holds: bool, fault: String| {
             if !holds {
                 faults.push(fault);
@@ -319,8 +306,12 @@ impl Config {
         }
         require(
             (1..=100_000).contains(&self.limits.max_calls),
-            "limits.max_calls must be from 1 to 100000; what one machine carries is measured by `offhook bench`".into(),
+            "limits.max_calls must be from 1 to 100000; what one machine carries is measured by `offhook load`".into(),
         );
+        let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        for error in [ServerUrls::new(&self.server, nowhere).err(), TrustedProxies::new(&self.server).err()] {
+            require(error.is_none(), error.map(|error| error.to_string()).unwrap_or_default());
+        }
         require(!self.recording.dir.as_os_str().is_empty(), "recording.dir must name a folder".into());
         if let Err(error) = tracing_subscriber::EnvFilter::from_str(&self.telemetry.log) {
             require(false, format!("telemetry.log: {error}; write a level (error, warn, info, debug, trace)"));
@@ -390,140 +381,6 @@ fn merge(figment: Figment, leaf: &Leaf) -> Figment {
     figment.merge(Serialized::defaults(leaf.nested()))
 }
 
-/// Sections whose code lives in other floors.
-mod pending {
-    use std::collections::BTreeMap;
-    use std::path::PathBuf;
-
-    use secrecy::SecretString;
-    use serde::Deserialize;
-
-    macro_rules! section {
-        ($section:ident { $( $field:ident: $type:ty = $default:expr; )* }) => {
-            #[derive(Clone, Debug, Deserialize)]
-            #[serde(deny_unknown_fields, default)]
-            pub struct $section { $( pub $field: $type, )* }
-
-            impl Default for $section {
-                fn default() -> Self {
-                    Self { $( $field: $default, )* }
-                }
-            }
-        };
-    }
-
-    section!(ServerConfig {
-        listen: String = "127.0.0.1:8080".into();
-        public_url: Option<String> = None;
-        trusted_proxies: Vec<String> = Vec::new();
-        drain_s: u64 = 30;
-    });
-
-    section!(GuardConfig {
-        voiced_dbfs: f32 = -50.0;
-        min_voiced_ms: u64 = 100;
-        min_log_probability: f32 = -1.0;
-        max_words_per_s: f32 = 9.0;
-        phrase_voiced_ms: u64 = 1000;
-        phrase_dbfs: f32 = -42.0;
-    });
-
-    section!(WhisperConfig {
-        model: String = "offhook-demo-en".into();
-        models_dir: PathBuf = "models".into();
-        workers: usize = 0;
-        threads: usize = 1;
-        queue: usize = 256;
-        partial_stale_ms: u64 = 500;
-        final_limit_ms: u64 = 2500;
-        min_audio_ctx: usize = 256;
-        margin: usize = 96;
-        retry_window: usize = 768;
-        pooled_window: usize = 768;
-        tokens_per_s: f32 = 8.0;
-        tokens_per_s_other: f32 = 12.0;
-        cut_from_ms: u64 = 12_000;
-        max_clip_ms: u64 = 28_000;
-        max_utterance_ms: u64 = 120_000;
-        gpu: bool = false;
-        guards: GuardConfig = GuardConfig::default();
-    });
-
-    section!(OpenAiSttConfig {
-        base_url: String = "https://api.openai.com/v1".into();
-        api_key: Option<SecretString> = None;
-        model: String = "gpt-4o-mini-transcribe".into();
-        prompt: String = String::new();
-        rate: u32 = 16_000;
-        stream: bool = false;
-        partials: bool = false;
-        connect_ms: u64 = 1000;
-        limit_ms: u64 = 2500;
-        max_utterance_ms: u64 = 120_000;
-        guards: GuardConfig = GuardConfig::default();
-    });
-
-    section!(GoogleSttConfig {
-        endpoint: String = "https://speech.googleapis.com".into();
-        api_key: Option<SecretString> = None;
-        service_account: Option<PathBuf> = None;
-        exchange_token: bool = false;
-        token_uri: Option<String> = None;
-        billing_project: Option<String> = None;
-        model: String = "telephony".into();
-        use_enhanced: bool = false;
-        encoding: String = "linear16".into();
-        rate: u32 = 8000;
-        speculate: bool = true;
-        connect_ms: u64 = 1000;
-        final_limit_ms: u64 = 2500;
-        message_ms: u64 = 100;
-        renew_ms: u64 = 240_000;
-        max_utterance_ms: u64 = 120_000;
-        guards: GuardConfig = GuardConfig::default();
-    });
-
-    section!(EspeakConfig {
-        program: String = "espeak-ng".into();
-        rate_wpm: u32 = 175;
-        voices: BTreeMap<String, String> = BTreeMap::new();
-        pool: usize = 2;
-        pool_total: usize = 16;
-        idle_ms: u64 = 300_000;
-        running: usize = 32;
-        first_audio_limit_ms: u64 = 2000;
-        gap_limit_ms: u64 = 2000;
-    });
-
-    section!(OpenAiTtsConfig {
-        base_url: String = "https://api.openai.com/v1".into();
-        api_key: Option<SecretString> = None;
-        model: String = "gpt-4o-mini-tts".into();
-        voice: String = "alloy".into();
-        instructions: String = String::new();
-        response_format: String = "pcm".into();
-        pcm_rate_hz: u32 = 24_000;
-        first_audio_limit_ms: u64 = 2000;
-        gap_limit_ms: u64 = 2000;
-        max_audio_s: u64 = 120;
-    });
-
-    section!(OpenAiLlmConfig {
-        base_url: String = "https://api.openai.com/v1".into();
-        api_key: Option<SecretString> = None;
-        model: String = "gpt-4.1-mini".into();
-        temperature: Option<f32> = None;
-        max_tokens: u32 = 400;
-        max_tokens_field: String = "max_completion_tokens".into();
-        parallel_tool_calls: Option<bool> = None;
-        include_usage: bool = true;
-        extra: serde_json::Map<String, serde_json::Value> = serde_json::Map::new();
-        first_token_ms: u64 = 2500;
-        token_gap_ms: u64 = 3000;
-        total_ms: u64 = 20_000;
-    });
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -560,7 +417,7 @@ mod tests {
         let config = read(
             "",
             &[
-                ("OFFHOOK_SECURITY__ADMIN_TOKEN", "00123"),
+                ("OFFHOOK_LLM__OPENAI__API_KEY", "00123"),
                 ("OFFHOOK_LIMITS__MAX_CALLS", "7"),
                 ("OFFHOOK_TURN__START_PROBABILITY", "0.7"),
                 ("OFFHOOK_SERVER__TRUSTED_PROXIES", "[\"10.0.0.0/8\", \"::1\"]"),
@@ -568,7 +425,7 @@ mod tests {
             ],
         )
         .unwrap();
-        assert_eq!(config.security.admin_token.unwrap().expose_secret(), "00123");
+        assert_eq!(config.llm.openai.api_key.unwrap().expose_secret(), "00123");
         assert_eq!(config.limits.max_calls, 7);
         assert_eq!(config.turn.start_probability, 0.7);
         assert_eq!(config.server.trusted_proxies.len(), 2);
@@ -587,7 +444,7 @@ mod tests {
             "offhook.toml: turn.start_packets: ",
             "offhook.toml: turn.wait_ms: no such key",
             "limits.max_calls must be from 1",
-            "llm.engine: no engine \"magic\"; known are builtin, openai",
+            "llm.engine: no engine \"magic\"; known are builtin, openai, scripted",
             "OFFHOOK_STORE__URI: store.uri: no such key; known here: url",
             "OFFHOOK_PORT: no such setting",
             "OFFHOOK_LIMITS__MAX_CALLS: limits.max_calls: ",
@@ -600,8 +457,8 @@ mod tests {
     #[test]
     fn an_empty_text_leaves_the_default_but_an_unknown_key_stays_a_fault() {
         let config =
-            read("[security]\nadmin_token = ''\n[limits]\nmax_calls = ''", &[("OFFHOOK_STORE__URL", "")]).unwrap();
-        assert!(config.security.admin_token.is_none());
+            read("[llm.openai]\napi_key = ''\n[limits]\nmax_calls = ''", &[("OFFHOOK_STORE__URL", "")]).unwrap();
+        assert!(config.llm.openai.api_key.is_none());
         assert_eq!(config.store, StoreConfig::default());
         assert_eq!(faults("[security]\nadmin = ''", &[]).len(), 1);
     }
@@ -609,15 +466,15 @@ mod tests {
     #[test]
     fn no_secret_gets_into_messages_or_debug_output() {
         for (text, variable) in [
-            ("[security]\nadmin_token = 5551234", None),
+            ("[llm.openai]\napi_key = 5551234", None),
             ("[security]\nsecrets_key = '5551234'", None),
-            ("[security]\nadmin_token = '5551234' 5551234", None),
+            ("[llm.openai]\napi_key = '5551234' 5551234", None),
             ("", Some(("OFFHOOK_SECURITY__SECRETS_KEY", "5551234"))),
         ] {
             let error = read(text, variable.as_slice()).unwrap_err().to_string();
             assert!(!error.contains("5551234"), "{error}");
         }
-        let config = read("[security]\nadmin_token = '5551234'", &[]).unwrap();
+        let config = read("[llm.openai]\napi_key = '5551234'", &[]).unwrap();
         assert!(!format!("{config:?}").contains("5551234"));
     }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::agent::memory::Memory;
-use crate::agent::phrases;
+use crate::agent::phrases::Phrases;
 use crate::agent::profile::AgentProfile;
 use crate::agent::tools::{CallEffect, ToolBox, ToolContext, ToolResult};
 use crate::call::egress::{Egress, Played};
@@ -491,7 +491,7 @@ impl Call {
     fn say(&mut self, now: Instant, id: ReplyId, phrase: Phrase) {
         let text = match phrase {
             Phrase::Greeting => self.agent.greeting.clone(),
-            phrase => phrases::phrase(&self.agent.language, fixed(phrase)).to_owned(),
+            phrase => fixed(&self.agent.language, phrase).to_owned(),
         };
         self.egress.discard(now);
         self.egress.release();
@@ -699,19 +699,19 @@ async fn next_made(speech: &mut Option<Speech>) -> Option<Made> {
 
 /// What every call of this agent may say word for word: kept as sound from its first use.
 fn fixed_phrases(agent: &AgentProfile) -> impl Iterator<Item = String> {
-    use phrases::Fixed;
-    let fixed = [Fixed::AreYouThere, Fixed::SilenceGoodbye, Fixed::TimeIsUp, Fixed::PleaseRepeat, Fixed::Apology];
-    let fixed = fixed.map(|which| phrases::phrase(&agent.language, which).to_owned());
-    fixed.into_iter().chain([agent.greeting.clone()]).filter(|text| !text.trim().is_empty())
+    let fixed = Phrases::of(&agent.language).all().into_iter().map(str::to_owned);
+    fixed.chain([agent.greeting.clone()]).filter(|text| !text.trim().is_empty())
 }
 
-fn fixed(phrase: Phrase) -> phrases::Fixed {
+fn fixed(language: &str, phrase: Phrase) -> &'static str {
+    let phrases = Phrases::of(language);
     match phrase {
-        Phrase::Greeting | Phrase::AreYouThere => phrases::Fixed::AreYouThere,
-        Phrase::SilenceGoodbye => phrases::Fixed::SilenceGoodbye,
-        Phrase::TimeIsUp => phrases::Fixed::TimeIsUp,
-        Phrase::PleaseRepeat => phrases::Fixed::PleaseRepeat,
-        Phrase::Apology => phrases::Fixed::Apology,
+        Phrase::Greeting => "",
+        Phrase::AreYouThere => phrases.are_you_there,
+        Phrase::SilenceGoodbye => phrases.goodbye_after_silence,
+        Phrase::TimeIsUp => phrases.time_is_up,
+        Phrase::PleaseRepeat => phrases.not_understood,
+        Phrase::Apology => phrases.trouble,
     }
 }
 

@@ -17,7 +17,7 @@ use tracing::{Instrument, error, info_span, warn};
 
 use crate::agent::memory::Memory;
 use crate::agent::profile::AgentProfile;
-use crate::agent::prompt;
+use crate::agent::prompt::{self, CallFacts};
 use crate::agent::tools::{ToolBox, ToolRegistry};
 use crate::call::actor::{Call, Parts};
 use crate::call::engines::Engines;
@@ -102,6 +102,18 @@ struct Inner {
     tasks: TaskTracker,
 }
 
+impl Inner {
+    /// The agent's tools, and those that every call has.
+    fn tool_box(&self, agent: &AgentProfile) -> Result<ToolBox, String> {
+        let mut names: Vec<&str> = agent.tools.iter().map(String::as_str).collect();
+        names.extend(CALL_TOOLS.iter().filter(|name| !agent.tools.iter().any(|tool| tool == *name)));
+        ToolBox::new(names, &self.tools).map_err(|error| error.to_string())
+    }
+}
+
+/// Any agent may end its call, note a fact, and ask for a person.
+const CALL_TOOLS: [&str; 3] = ["end_call", "remember", "handover"];
+
 impl Calls {
     pub fn new(engines: Engines, tools: ToolRegistry, settings: TurnSettings, limits: LimitsConfig, archive: Archive, detector: Detector) -> Self {
         let (events, _) = broadcast::channel(EVENT_QUEUE);
@@ -136,7 +148,7 @@ impl Calls {
     /// Whether this agent can take calls: its engines, workflow and tools are there.
     pub fn can_run(&self, agent: &AgentProfile) -> Result<(), String> {
         self.inner.engines.for_agent(agent).map_err(|error| error.to_string())?;
-        ToolBox::new(agent.tools.iter().map(String::as_str), &self.inner.tools).map_err(|error| error.to_string())?;
+        self.inner.tool_box(agent)?;
         Ok(())
     }
 
@@ -149,15 +161,21 @@ impl Calls {
             Refused::NotSetUp
         };
         let engines = inner.engines.for_agent(&setup.agent).map_err(|error| refuse(error.to_string()))?;
-        let tools = ToolBox::new(setup.agent.tools.iter().map(String::as_str), &inner.tools).map_err(|error| refuse(error.to_string()))?;
+        let tools = inner.tool_box(&setup.agent).map_err(refuse)?;
         let start = tokio::time::Instant::now().into_std();
         let record = SharedRecord(Arc::new(Mutex::new(first_record(&setup))));
         let (commands_tx, commands) = mpsc::channel(COMMAND_QUEUE);
         let (status, watch) = watch::channel(CallStatus::Talking);
         let hangup = CancellationToken::new();
         let id = setup.id;
+        let facts = CallFacts {
+            company: setup.company.clone(),
+            direction: setup.direction,
+            caller: setup.from.clone(),
+            local_time: clock::spoken(clock::now()),
+        };
         let call = Call::new(Parts {
-            memory: Memory::new(prompt::system(&setup.agent, &setup.from, &setup.to)),
+            memory: Memory::new(prompt::system_prompt(&setup.agent, &facts)),
             settings: inner.settings.with(&setup.agent.turn),
             leg,
             engines,

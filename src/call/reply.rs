@@ -62,6 +62,9 @@ const MADE_QUEUE: usize = 8;
 /// Clauses between model and synthesis: one being spoken, one ahead.
 const CLAUSE_QUEUE: usize = 1;
 
+/// A model that gives nothing for so long is not waited for with what can be said.
+const LULL: Duration = Duration::from_millis(250);
+
 /// A reply under way. Dropping it cancels model, synthesis and tools.
 pub struct Reply {
     pub id: ReplyId,
@@ -180,11 +183,25 @@ impl Maker {
         first: &mut bool,
     ) -> Result<(String, Vec<ToolCall>), (String, LlmError)> {
         let mut stream = model.reply(request.clone());
-        let mut speakable = Speakable::new(self.settings.first_chunk_chars, self.settings.max_chunk_chars);
+        let mut speakable = Speakable::new(&self.settings);
         let mut said = String::new();
         let mut calls = Vec::new();
         let mut failure = None;
-        while let Some(event) = stream.next().await {
+        loop {
+            let event = match tokio::time::timeout(LULL, stream.next()).await {
+                Ok(Some(event)) => event,
+                Ok(None) => break,
+                Err(_) => {
+                    // The model pauses and the voice may have nothing to do: it gets what can be said already.
+                    if clauses.capacity() == CLAUSE_QUEUE
+                        && let Some(chunk) = speakable.due()
+                        && clauses.send(Clause::Text(chunk.text)).await.is_err()
+                    {
+                        return Ok((said, Vec::new()));
+                    }
+                    continue;
+                }
+            };
             match event {
                 Ok(LlmEvent::Text(text)) => {
                     if std::mem::take(first) {
@@ -193,7 +210,7 @@ impl Maker {
                     }
                     said.push_str(&text);
                     for chunk in speakable.push(&text) {
-                        if clauses.send(Clause::Text(chunk)).await.is_err() {
+                        if clauses.send(Clause::Text(chunk.text)).await.is_err() {
                             return Ok((said, Vec::new()));
                         }
                     }
@@ -216,7 +233,7 @@ impl Maker {
         }
         drop(stream);
         for chunk in speakable.finish() {
-            if clauses.send(Clause::Text(chunk)).await.is_err() {
+            if clauses.send(Clause::Text(chunk.text)).await.is_err() {
                 break;
             }
         }

@@ -11,7 +11,7 @@ pub mod fallback;
 pub mod openai;
 
 /// The engines that a configuration or an agent may name.
-pub const ENGINES: &[&str] = &["builtin", "openai"];
+pub const ENGINES: &[&str] = &["builtin", "openai", "scripted"];
 
 /// One message of a conversation, in the shape of the chat-completions API.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

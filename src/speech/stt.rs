@@ -19,7 +19,7 @@ mod utterance;
 pub mod whisper;
 
 /// The engines that a configuration or an agent may name.
-pub const ENGINES: &[&str] = &["whisper", "openai", "google"];
+pub const ENGINES: &[&str] = &["whisper", "openai", "google", "scripted"];
 
 /// One stretch of caller speech, numbered from 1 within a call. It may hold pauses shorter than the end of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

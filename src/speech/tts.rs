@@ -16,7 +16,7 @@ mod pcm;
 pub mod trim;
 
 /// The engines that a configuration or an agent may name.
-pub const ENGINES: &[&str] = &["espeak", "openai"];
+pub const ENGINES: &[&str] = &["espeak", "openai", "scripted"];
 
 /// What is to be said, and how.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use figment::value::{Dict, Tag, Value};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::agent::workflow::Workflow;
 use crate::agent::profile::AgentProfile;
 use crate::conversation::settings::TurnSettings;
 use crate::speech::{llm, stt, tts};
@@ -485,13 +486,7 @@ fn is_e164(number: &str) -> bool {
 
 /// Whether an agent could follow this workflow.
 fn check_workflow(text: &str) -> Result<(), String> {
-    match toml::from_str::<toml::Table>(text) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let line = line_of(text, error.span().map_or(0, |span| span.start));
-            Err(format!("line {line}: {}", error.message()))
-        }
-    }
+    Workflow::parse(text).map(drop).map_err(|error| error.to_string())
 }
 
 /// What types do not say: field and problem.
