@@ -407,7 +407,7 @@ mod tests {
             &[("OFFHOOK_SERVER__LISTEN", "0.0.0.0:81"), ("OFFHOOK_TURN__BARGE_IN", "false"), ("OFFHOOK_LOG", "x")],
         )
         .unwrap();
-        assert_eq!((config.server.listen.as_str(), config.server.drain_s), ("0.0.0.0:81", 5));
+        assert_eq!((config.server.listen.to_string(), config.server.drain_s), ("0.0.0.0:81".to_owned(), 5));
         assert_eq!((config.turn.barge_in, config.turn.end_probability), (false, 0.25));
         assert_eq!(config.limits.max_calls, 500);
     }
