@@ -18,15 +18,13 @@ def looped(seconds, shape_db, rng):
 
 
 def office(seconds=10):
-    """Ventilation and far-off bustle without voices: pink noise that swells by 2 dB, and the hum of a fan."""
-    rng = seeded("office")
-    inside = lambda hz: np.where((hz > 200) & (hz < 3500), 0.0, -25.0)
-    pink = looped(seconds, lambda hz: inside(hz) - 10.0 * np.log10(np.maximum(hz, 50.0) / 50.0), rng)
-    at = np.arange(len(pink)) / len(pink)
-    swell = db(2.0 * np.sin(2 * np.pi * 3 * at) + 1.0 * np.sin(2 * np.pi * 7 * at + 1.0))
+    """Ventilation without voices: hiss as even as the band, swelling by 2 dB, over the hum of a fan."""
+    hiss = looped(seconds, lambda hz: np.where((hz > 150) & (hz < 3700), 0.0, -15.0), seeded("office"))
+    at = np.arange(len(hiss)) / len(hiss)
+    swell = db(1.5 * np.sin(2 * np.pi * 3 * at) + 0.5 * np.sin(2 * np.pi * 7 * at + 1.0))
     # Whole periods in the loop: 240, 360 and 480 Hz.
     hum = sum(np.sin(2 * np.pi * hz * seconds * at) / hz for hz in (240, 360, 480))
-    return pink / rms(pink) * swell + 0.3 * hum / rms(hum)
+    return hiss / rms(hiss) * swell + 0.2 * hum / rms(hum)
 
 
 def music(seconds=12):
