@@ -150,7 +150,8 @@ impl WhisperConfig {
     }
 }
 
-/// The engine. Dropping it stops what runs and joins its threads (within one encoder pass, at most some 300 ms).
+/// The engine. Dropping it stops what runs and joins its threads (within one encoder pass, at most some 300 ms); the
+/// takes of sessions that are still open then fail.
 pub struct Whisper {
     pool: Pool,
     config: Arc<WhisperConfig>,
