@@ -13,20 +13,21 @@ use offhook::speech::stt::{AudioChunk, SttEvent, SttInput, SttRequest, SttSessio
 const RATE: f32 = 16_000.0;
 const ONE: UtteranceId = UtteranceId(1);
 
-/// Sentences of the front desk that are not in the model's training list word for word.
+/// What a caller of the demo says: short sentences of the kind that the model was made for. This guards against breakage
+/// and is no measure of the model: over all of its `sentences.txt` 13 % of words are wrong.
 const PHRASES: &[&str] = &[
-    "what time do you open tomorrow",
-    "I would like to book a table for four on Friday",
-    "could you move my appointment to Monday",
-    "please call me back this week",
-    "what are your opening hours on Sunday",
-    "my order number is seven two five nine",
-    "how much is the delivery",
-    "no thank you goodbye",
+    "what time do you open on Friday",
+    "I would like to book a table on Friday at seven",
+    "for four people please",
+    "please call me back tomorrow",
+    "I am calling about my account",
+    "could you move my invoice to Monday",
+    "do you take cards",
+    "my name is Maria",
+    "can you tell me about prices",
     "yes that is right",
-    "I would like to cancel my booking for Tuesday",
-    "can I speak to a person please",
-    "are you open on Saturday evening",
+    "I have not received my order yet",
+    "thanks goodbye",
 ];
 
 /// Speech of one voice at 16 kHz within 3.6 kHz, with 300 ms of silence before it and 100 ms after; `None` without
@@ -203,7 +204,11 @@ async fn callers_of_the_shipped_fixtures_are_understood() {
             let rate = wav.spec().sample_rate as f32;
             let samples: Vec<f32> = wav.samples::<i16>().map(|s| f32::from(s.expect("16 bit"))).collect();
             number += 1;
-            let (text, _) = transcribe(&mut session, number, &resampled(&samples, rate)).await;
+            // As in a call: 300 ms from before the speech, and the 80 ms of silence after which a take is asked for.
+            let mut audio = vec![0; 4800];
+            audio.extend(resampled(&samples, rate));
+            audio.extend([0; 1280]);
+            let (text, _) = transcribe(&mut session, number, &audio).await;
             let (errors, said) = word_errors(&turn.text, &text);
             println!("{errors} of {said} wrong: {:?} -> {text:?}", turn.text);
             (wrong, all) = (wrong + errors, all + said);
@@ -330,8 +335,8 @@ async fn a_long_utterance_is_cut_at_pauses_and_joined() {
     let (text, _) = transcribe(&mut session, 1, &audio).await;
     let (wrong, all) = word_errors(&PHRASES.join(" "), &text);
     println!("{:.0} s, {wrong} of {all} wrong: {text}", audio.len() as f32 / RATE);
-    // The model knows utterances of up to 7 s; pieces are longer. Half of the words tell that no piece was lost.
-    assert!(wrong * 2 <= all, "{wrong} of {all} words wrong");
+    // Sentences that run together are harder for the model, but every piece must be there.
+    assert!(wrong * 4 <= all, "{wrong} of {all} words wrong");
 }
 
 #[tokio::test]
