@@ -162,7 +162,8 @@ impl ModelDecoder {
 impl Decoder for ModelDecoder {
     fn decode(&mut self, clip: &Clip, abort: &Arc<AtomicBool>) -> Result<Transcript, DecodeError> {
         let language = self.model.language(&clip.language).map_err(DecodeError::Failed)?;
-        let config = self.model.config.clone();
+        let model = Arc::clone(&self.model);
+        let config = &model.config;
         let loudness = Loudness::of(&clip.samples, SampleRate::HZ_16000, config.guards.voiced_dbfs);
         if !guard::has_speech(&loudness, &config.guards) {
             count(Guard::Silence);
