@@ -51,7 +51,7 @@ mod tests {
     /// G.191 `ulaw_compress`: 16-bit input cut to 14 bits, ones' complement for negatives, bias 33.
     fn reference_ulaw(sample: i16) -> u8 {
         let magnitude = if sample < 0 { (!sample >> 2) + 33 } else { (sample >> 2) + 33 }.min(0x1FFF);
-        let segment = (0..8).find(|&s| magnitude >> (6 + s) == 0).unwrap_or(8);
+        let segment = (1..8).find(|&s| magnitude >> (5 + s) == 0).unwrap_or(8);
         let low = 0x0F - ((magnitude >> segment) & 0x0F);
         let high = 8 - segment;
         let code = ((high << 4) | low) as u8;
