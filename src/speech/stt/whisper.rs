@@ -49,10 +49,9 @@ pub struct WhisperConfig {
     pub partial_stale_ms: u64,
     /// Limit from the request for a final or speculative text to its answer, ms. Default 2500.
     pub final_limit_ms: u64,
-    /// Smallest encoder window, positions of 20 ms; time grows with it. Default 0: 256 (5.1 s), and 192 for the demo
-    /// model, which costs a quarter less time and hears as well (13.0 and 12.8 % of words wrong on its `sentences.txt`).
+    /// Smallest encoder window, positions of 20 ms; time grows with it. Default 256 (5.1 s).
     pub min_audio_ctx: usize,
-    /// Positions beyond the end of the audio. Default 0: 96, since fewer make models loop, and 32 for the demo model.
+    /// Positions beyond the end of the audio. Default 96: fewer make models loop.
     pub margin: usize,
     /// Window of the one retry when a text loops or runs into its token cap, positions; at most 1500. Default 768; 0 = no
     /// retry. Models that were not trained on the full window (the demo model) are ruined by 1500.
@@ -65,7 +64,7 @@ pub struct WhisperConfig {
     /// The same for other languages, whose words take more tokens. Default 12.
     pub tokens_per_s_other: f32,
     /// An utterance longer than this is cut at a pause of 200 ms, ms; earlier cuts save time at the end of a long turn and
-    /// cost context. Default 0: 12000, and 6000 for the demo model, which knows utterances of up to 7 s.
+    /// cost context. Default 12000.
     pub cut_from_ms: u64,
     /// Longest piece, ms; cut at its quietest place when there was no pause. Default 28000, the most that fits a window.
     pub max_clip_ms: u64,
@@ -86,13 +85,13 @@ impl Default for WhisperConfig {
             queue: 256,
             partial_stale_ms: 500,
             final_limit_ms: 2500,
-            min_audio_ctx: 0,
-            margin: 0,
+            min_audio_ctx: 256,
+            margin: 96,
             retry_window: 768,
             pooled_window: 768,
             tokens_per_s: 8.0,
             tokens_per_s_other: 12.0,
-            cut_from_ms: 0,
+            cut_from_ms: 12_000,
             max_clip_ms: 28_000,
             max_utterance_ms: 120_000,
             gpu: false,
@@ -136,21 +135,6 @@ impl WhisperConfig {
         found.ok_or_else(|| WhisperLoadError::Missing { model: name.clone(), path: last })
     }
 
-    /// These settings with the zeros that stand for the model's own numbers replaced.
-    fn for_model(&self) -> Self {
-        let (window, margin, cut) = if self.model.contains(DEMO) { (192, 32, 6_000) } else { (256, 96, 12_000) };
-        let mut settings = self.clone();
-        for (setting, own) in [(&mut settings.min_audio_ctx, window), (&mut settings.margin, margin)] {
-            if *setting == 0 {
-                *setting = own;
-            }
-        }
-        if settings.cut_from_ms == 0 {
-            settings.cut_from_ms = cut;
-        }
-        settings
-    }
-
     /// Checks the numbers and resolves `workers`.
     fn workers_for(&self, cores: usize) -> Result<usize, WhisperLoadError> {
         let rule = |holds: bool, setting, rule| {
@@ -179,7 +163,6 @@ pub struct Whisper {
 impl Whisper {
     /// Loads the model and starts the threads. Blocking: 40 ms for the demo model, seconds for large ones.
     pub fn load(config: &WhisperConfig) -> Result<Self, WhisperLoadError> {
-        let config = &config.for_model();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = config.workers_for(cores)?;
         let path = config.model_path()?;
@@ -484,7 +467,7 @@ mod tests {
 
     #[test]
     fn workers_times_threads_never_exceed_the_cores() {
-        let config = |workers, threads| WhisperConfig { workers, threads, ..WhisperConfig::default().for_model() };
+        let config = |workers, threads| WhisperConfig { workers, threads, ..WhisperConfig::default() };
         assert_eq!(config(0, 1).workers_for(4).expect("fits"), 4);
         assert_eq!(config(0, 3).workers_for(4).expect("fits"), 1);
         assert_eq!(config(2, 2).workers_for(4).expect("fits"), 2);
@@ -495,7 +478,7 @@ mod tests {
 
     #[test]
     fn settings_out_of_range_are_named() {
-        let base = WhisperConfig::default().for_model();
+        let base = WhisperConfig::default();
         let long = WhisperConfig { max_clip_ms: 29_000, ..base.clone() };
         assert!(long.workers_for(2).expect_err("too long").to_string().contains("max_clip_ms"));
         let none = WhisperConfig { threads: 0, ..base };
@@ -508,14 +491,6 @@ mod tests {
             WhisperConfig { model: "base.en".into(), models_dir: "nowhere".into(), ..WhisperConfig::default() };
         let error = config.model_path().expect_err("there is no such folder").to_string();
         assert!(error.contains("nowhere/ggml-base.en.bin") && error.contains("offhook models pull base.en"), "{error}");
-    }
-
-    #[test]
-    fn a_model_brings_its_own_window_unless_one_is_set() {
-        let demo = WhisperConfig::default().for_model();
-        assert_eq!((demo.min_audio_ctx, demo.margin, demo.cut_from_ms), (192, 32, 6_000));
-        let base = WhisperConfig { model: "base.en".into(), margin: 64, ..WhisperConfig::default() }.for_model();
-        assert_eq!((base.min_audio_ctx, base.margin, base.cut_from_ms), (256, 64, 12_000));
     }
 
     #[test]
