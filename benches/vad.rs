@@ -203,13 +203,20 @@ fn speechbrain(audio: &Path) -> Vec<Labelled> {
     let folder = audio.join("speechbrain-vad");
     let Ok(text) = std::fs::read_to_string(folder.join("VAD_train.json")) else { return Vec::new() };
     let Ok(pieces) = serde_json::from_str::<serde_json::Value>(&text) else { return Vec::new() };
-    let mut speech = Vec::new();
+    // What lies behind the last piece has no labels.
+    let (mut speech, mut labelled_ms) = (Vec::new(), 0.0_f64);
     for piece in pieces.as_object().into_iter().flat_map(|pieces| pieces.values()) {
-        let offset = piece.pointer("/wav/start").and_then(|start| start.as_f64()).unwrap_or(0.0) / 16.0;
+        let at_ms = |field| piece.pointer(field).and_then(|at| at.as_f64()).unwrap_or(0.0) / 16.0;
+        let offset = at_ms("/wav/start");
+        labelled_ms = labelled_ms.max(at_ms("/wav/stop"));
         let times: Vec<f64> =
             piece["speech"].as_str().unwrap_or("").split(' ').filter_map(|t| t.parse().ok()).collect();
         speech.extend(times.as_chunks::<2>().0.iter().map(|[a, b]| (offset + a * 1000.0, offset + b * 1000.0)));
     }
     let speech = merged(speech);
-    load(&folder.join("train.wav")).map(|samples| Labelled { samples, speech }).into_iter().collect()
+    let samples = load(&folder.join("train.wav")).map(|mut samples| {
+        samples.truncate((labelled_ms * 8.0) as usize);
+        samples
+    });
+    samples.map(|samples| Labelled { samples, speech }).into_iter().collect()
 }
