@@ -57,7 +57,7 @@ enum EngineSet {
     Openai,
 }
 
-const ACCOUNT: &str = "AC00000000000000000000000000000001";
+const ACCOUNT: &str = "AC00000000000000000000000000000000";
 const NUMBER: &str = "+15550001111";
 /// Clauses and events of one call; a demo that prints slower than that loses lines, not calls.
 const LINES: usize = 256;
