@@ -128,9 +128,10 @@ const CLOSE: Duration = Duration::from_secs(5);
 async fn open_engines(config: &Config, directory: &Directory) -> anyhow::Result<Engines> {
     let (stt, tts, llm) = (&config.speech.stt, &config.speech.tts, &config.llm);
     let agents: Vec<_> = directory.lines().map(|line| line.agent.clone()).collect();
-    let named = |default: &str, fallback: &str, of: &dyn Fn(&crate::agent::profile::AgentProfile) -> &str, name: &str| {
-        default == name || fallback == name || agents.iter().any(|agent| of(agent) == name)
-    };
+    let named =
+        |default: &str, fallback: &str, of: &dyn Fn(&crate::agent::profile::AgentProfile) -> &str, name: &str| {
+            default == name || fallback == name || agents.iter().any(|agent| of(agent) == name)
+        };
     let wants_stt = |name: &str| named(&stt.engine, &stt.fallback, &|agent| &agent.stt.engine, name);
 
     let mut transcribers: HashMap<String, Arc<dyn Transcriber>> = HashMap::new();

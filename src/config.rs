@@ -31,7 +31,6 @@ use crate::store::leaves::{self, Leaf, LeafFault};
 use crate::store::secrets::Sealer;
 use crate::store::{StoreConfig, setup};
 
-
 /// Read where no `--config` is given, if it is there.
 pub const DEFAULT_FILE: &str = "offhook.toml";
 

@@ -50,7 +50,10 @@ async fn a_caller_is_greeted_heard_and_answered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interruption_stops_the_agent_and_is_answered() {
-    let config = ScriptedConfig { answers: vec![LONG.into(), "Yes, on Sundays too.".into()], ..saying(&["When are you open?", "Stop, what about Sundays?"]) };
+    let config = ScriptedConfig {
+        answers: vec![LONG.into(), "Yes, on Sundays too.".into()],
+        ..saying(&["When are you open?", "Stop, what about Sundays?"])
+    };
     let server = Server::start(Cast::new(config), |_, _| {}).await;
     let mut phone = server.call().await;
     ask(&mut phone).await;
@@ -308,6 +311,9 @@ async fn two_hundred_calls_at_once_are_all_answered() {
     while server.app.calls.active() > 0 {
         assert!(tokio::time::Instant::now() < deadline, "{} calls are left", server.app.calls.active());
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for record in server.records().iter().filter(|record| record.transcript.lines.len() < 3) {
+        println!("{record:?}");
     }
     let answered = server.records().iter().filter(|record| record.transcript.lines.len() >= 3).count();
     assert_eq!(answered, 200);

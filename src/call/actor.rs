@@ -123,7 +123,22 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) fn new(parts: Parts) -> anyhow::Result<Self> {
-        let Parts { setup, leg, engines, settings, tools, recorder, record, events, commands, hangup, drained, start, memory, detector } = parts;
+        let Parts {
+            setup,
+            leg,
+            engines,
+            settings,
+            tools,
+            recorder,
+            record,
+            events,
+            commands,
+            hangup,
+            drained,
+            start,
+            memory,
+            detector,
+        } = parts;
         let agent = setup.agent.clone();
         let stt = engines.stt.open(SttRequest { language: agent.language.clone(), hints: Vec::new() });
         let voice = Voice {
@@ -271,7 +286,12 @@ impl Call {
         let event = match event {
             SttEvent::Partial { utterance, text, .. } => Event::Partial { utterance, text },
             SttEvent::Final { utterance, take, text, engine_time, .. } => {
-                debug!(take, engine_ms = engine_time.as_millis() as u64, words = text.split_whitespace().count(), "transcript");
+                debug!(
+                    take,
+                    engine_ms = engine_time.as_millis() as u64,
+                    words = text.split_whitespace().count(),
+                    "transcript"
+                );
                 self.failures = 0;
                 self.transcript_at = Some(self.now());
                 Event::Final { utterance, take, text }
@@ -340,7 +360,9 @@ impl Call {
                 });
                 match &result.effect {
                     Some(CallEffect::EndCall { .. }) => end = true,
-                    Some(CallEffect::Remember { key, value }) => drop(record.remembered.insert(key.clone(), value.clone())),
+                    Some(CallEffect::Remember { key, value }) => {
+                        drop(record.remembered.insert(key.clone(), value.clone()))
+                    }
                     Some(CallEffect::Handover { to }) => record.handover = Some(to.clone()),
                     None => {}
                 }
@@ -661,10 +683,15 @@ impl Call {
             record.end = Some(end);
             record.ended = Some(clock::now());
         }
-        self.write_record();
         let _ = self.events.send(CallEvent::Ended { call: self.setup.id, end });
-        info!(by = end.by.label(), reason = end.reason.label(), seconds = now.duration_since(self.start).as_secs(), "call ended");
-        self.recorder.finish().await;
+        info!(
+            by = end.by.label(),
+            reason = end.reason.label(),
+            seconds = now.duration_since(self.start).as_secs(),
+            "call ended"
+        );
+        let record = self.record.lock().clone();
+        self.recorder.finish(&record).await;
     }
 }
 

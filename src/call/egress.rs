@@ -18,7 +18,7 @@ use crate::speech::tts::SpeechChunk;
 use crate::transport::leg::LegCommand;
 
 /// How far ahead of real time frames leave: the carrier bridges our jitter with it, and an interruption throws it away.
-const LEAD: Duration = Duration::from_millis(40);
+const LEAD: Duration = Duration::from_millis(60);
 /// A mark every 200 ms of sound, and at the end of each clause.
 const MARK_EVERY: u32 = 10;
 /// A frame below this is not heard as speech.
@@ -247,7 +247,8 @@ impl Egress {
         for heard in self.playout.cancel(now) {
             let Some(clause) = self.clauses.iter().find(|clause| clause.clip == heard.clip) else { continue };
             // A clause that is still being made is at least as long as its words usually take.
-            let usual = if heard.finished { 0 } else { self.codec.rate().samples(PER_CHARACTER) * clause.text.chars().count() };
+            let usual =
+                if heard.finished { 0 } else { self.codec.rate().samples(PER_CHARACTER) * clause.text.chars().count() };
             let share = heard.heard_samples as f32 / heard.total_samples.max(usual as u64).max(1) as f32;
             let text = if heard.complete() { clause.text.as_str() } else { heard_text(&clause.text, share) };
             if !text.trim().is_empty() {

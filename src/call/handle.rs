@@ -28,15 +28,31 @@ pub enum CallStatus {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum CallEvent {
-    Started { call: CallId },
+    Started {
+        call: CallId,
+    },
     /// A turn of the caller, confirmed; or a clause of the agent as it begins to play.
-    Said { call: CallId, who: Party, text: String },
+    Said {
+        call: CallId,
+        who: Party,
+        text: String,
+    },
     /// The caller cut the agent short.
-    Interrupted { call: CallId },
+    Interrupted {
+        call: CallId,
+    },
     /// The agent paused for the caller's sound and went on.
-    Resumed { call: CallId },
-    ToolUsed { call: CallId, name: String },
-    Ended { call: CallId, end: CallEnd },
+    Resumed {
+        call: CallId,
+    },
+    ToolUsed {
+        call: CallId,
+        name: String,
+    },
+    Ended {
+        call: CallId,
+        end: CallEnd,
+    },
 }
 
 /// Events of all calls for about ten seconds of a busy server.

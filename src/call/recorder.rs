@@ -74,7 +74,7 @@ impl Archive {
         }
     }
 
-    fn send(&self, job: Job) {
+    fn send_audio(&self, job: Job) {
         if let Err(TrySendError::Full(_)) = self.jobs.try_send(job) {
             metrics::counter!("offhook_frames_dropped_total", "where" => "recorder").increment(50);
         }
@@ -133,25 +133,43 @@ impl Recorder {
 
     /// Replaces the record on disk.
     pub fn record(&self, record: &CallRecord) {
+        if let Some(job) = self.as_job(record)
+            && self.archive.jobs.try_send(job).is_err()
+        {
+            // The next change, or the end of the call, writes it whole.
+            warn!(call = %self.call, "the disk is behind: the call record waits");
+        }
+    }
+
+    fn as_job(&self, record: &CallRecord) -> Option<Job> {
         match serde_json::to_vec_pretty(record) {
-            Ok(json) => self.archive.send(Job::Record { call: self.call, json }),
-            Err(error) => error!(%error, "call record could not be written as JSON"),
+            Ok(json) => Some(Job::Record { call: self.call, json }),
+            Err(error) => {
+                error!(%error, "call record could not be written as JSON");
+                None
+            }
         }
     }
 
-    /// Writes what is left and closes the files. Resolves when they are closed, or after two seconds.
-    pub async fn finish(mut self) {
-        let (done, closed) = tokio::sync::oneshot::channel();
-        self.close(Some(done));
-        let _ = tokio::time::timeout(Duration::from_secs(2), closed).await;
-    }
-
-    fn close(&mut self, done: Option<tokio::sync::oneshot::Sender<()>>) {
-        if !std::mem::take(&mut self.open) {
-            return;
-        }
+    /// Writes what is left and the record as it ended, and closes the files. Resolves when all is on disk; a disk that
+    /// stands still for ten seconds is not waited for any longer.
+    pub async fn finish(mut self, record: &CallRecord) {
+        self.open = false;
         self.hand_over(self.left.len().max(self.right.len()));
-        self.archive.send(Job::Close { call: self.call, done });
+        let (done, closed) = tokio::sync::oneshot::channel();
+        let last = [self.as_job(record), Some(Job::Close { call: self.call, done: Some(done) })];
+        let jobs = self.archive.jobs.clone();
+        let call = self.call;
+        let write = async {
+            // A full queue blocks: that belongs off the runtime's workers. A record is never dropped.
+            let sent =
+                tokio::task::spawn_blocking(move || last.into_iter().flatten().try_for_each(|job| jobs.send(job)));
+            let _ = sent.await;
+            let _ = closed.await;
+        };
+        if tokio::time::timeout(Duration::from_secs(10), write).await.is_err() {
+            error!(%call, "the disk stands still: the call record is still on its way");
+        }
     }
 
     fn hand_over(&mut self, samples: usize) {
@@ -165,49 +183,77 @@ impl Recorder {
         };
         let (left, right) = (take(&mut self.left), take(&mut self.right));
         self.written += samples;
-        self.archive.send(Job::Audio { call: self.call, left, right });
+        self.archive.send_audio(Job::Audio { call: self.call, left, right });
     }
 }
 
 impl Drop for Recorder {
+    /// A call that panicked: what it had recorded is kept.
     fn drop(&mut self) {
-        self.close(None);
+        if std::mem::take(&mut self.open) {
+            self.hand_over(self.left.len().max(self.right.len()));
+            let _ = self.archive.jobs.try_send(Job::Close { call: self.call, done: None });
+        }
     }
 }
 
 fn write_all(queue: &Receiver<Job>, dir: &Path) {
     let mut open: HashMap<CallId, StereoRecorder> = HashMap::new();
+    let mut batch = Vec::with_capacity(BATCH);
     while let Ok(job) = queue.recv() {
-        match job {
-            Job::Audio { call, left, right } => {
-                let file = match open.entry(call) {
-                    std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-                    std::collections::hash_map::Entry::Vacant(entry) => match create(dir, call) {
-                        Ok(file) => entry.insert(file),
-                        Err(error) => {
-                            error!(%call, %error, "recording could not be created");
-                            continue;
-                        }
-                    },
-                };
-                if let Err(error) = file.write(&left, &right) {
-                    warn!(%call, %error, "recording could not be written");
-                }
+        batch.push(job);
+        batch.extend(queue.try_iter().take(BATCH - 1));
+        // Of several records of one call only the newest is worth writing.
+        let mut newest: HashMap<CallId, usize> = HashMap::new();
+        for (place, job) in batch.iter().enumerate() {
+            if let Job::Record { call, .. } = job {
+                newest.insert(*call, place);
             }
-            Job::Record { call, json } => {
-                if let Err(error) = replace(&dir.join(call.to_string()), &json) {
-                    error!(%call, %error, "call record could not be written");
-                }
+        }
+        for (place, job) in batch.drain(..).enumerate() {
+            if let Job::Record { call, .. } = &job
+                && newest.get(call) != Some(&place)
+            {
+                continue;
             }
-            Job::Close { call, done } => {
-                if let Some(file) = open.remove(&call)
-                    && let Err(error) = file.finish()
-                {
-                    warn!(%call, %error, "recording could not be closed");
-                }
-                if let Some(done) = done {
-                    let _ = done.send(());
-                }
+            write(job, &mut open, dir);
+        }
+    }
+}
+
+/// Jobs looked at together.
+const BATCH: usize = 256;
+
+fn write(job: Job, open: &mut HashMap<CallId, StereoRecorder>, dir: &Path) {
+    match job {
+        Job::Audio { call, left, right } => {
+            let file = match open.entry(call) {
+                std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+                std::collections::hash_map::Entry::Vacant(entry) => match create(dir, call) {
+                    Ok(file) => entry.insert(file),
+                    Err(error) => {
+                        error!(%call, %error, "recording could not be created");
+                        return;
+                    }
+                },
+            };
+            if let Err(error) = file.write(&left, &right) {
+                warn!(%call, %error, "recording could not be written");
+            }
+        }
+        Job::Record { call, json } => {
+            if let Err(error) = replace(&dir.join(call.to_string()), &json) {
+                error!(%call, %error, "call record could not be written");
+            }
+        }
+        Job::Close { call, done } => {
+            if let Some(file) = open.remove(&call)
+                && let Err(error) = file.finish()
+            {
+                warn!(%call, %error, "recording could not be closed");
+            }
+            if let Some(done) = done {
+                let _ = done.send(());
             }
         }
     }
@@ -244,7 +290,8 @@ mod tests {
         recorder.cut(t0 + Duration::from_millis(750));
         drop((recorder, archive));
         thread.join().expect("the thread ends when its users are gone");
-        let samples: Vec<i16> = hound::WavReader::open(path).expect("readable").samples().map(|s| s.expect("whole")).collect();
+        let samples: Vec<i16> =
+            hound::WavReader::open(path).expect("readable").samples().map(|s| s.expect("whole")).collect();
         let right: Vec<i16> = samples.iter().skip(1).step_by(2).copied().collect();
         assert_eq!(right.len(), 8000);
         assert_eq!(right.iter().position(|&s| s == 2), Some(4000));

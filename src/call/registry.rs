@@ -115,7 +115,14 @@ impl Inner {
 const CALL_TOOLS: [&str; 3] = ["end_call", "remember", "handover"];
 
 impl Calls {
-    pub fn new(engines: Engines, tools: ToolRegistry, settings: TurnSettings, limits: LimitsConfig, archive: Archive, detector: Detector) -> Self {
+    pub fn new(
+        engines: Engines,
+        tools: ToolRegistry,
+        settings: TurnSettings,
+        limits: LimitsConfig,
+        archive: Archive,
+        detector: Detector,
+    ) -> Self {
         let (events, _) = broadcast::channel(EVENT_QUEUE);
         Self {
             inner: Arc::new(Inner {

@@ -48,13 +48,22 @@ pub enum Made {
     /// The clause is lost, or broken off in the middle.
     ClauseFailed(TtsError),
     /// The model called tools: what it had said before, the calls and what came of them.
-    Tools { said: String, calls: Vec<ToolCall>, results: Vec<ToolResult> },
+    Tools {
+        said: String,
+        calls: Vec<ToolCall>,
+        results: Vec<ToolResult>,
+    },
     /// The tool limit was reached: the model was asked to answer without.
     ToolLimit,
     /// All that the model said (after the last tool round); nothing follows.
-    Done { said: String },
+    Done {
+        said: String,
+    },
     /// The model failed. What was said before it did stands; nothing follows.
-    Failed { said: String, error: LlmError },
+    Failed {
+        said: String,
+        error: LlmError,
+    },
 }
 
 /// A few pieces of sound: the rest waits in the engine.
@@ -158,10 +167,9 @@ impl Maker {
             }
             request.messages.push(Message::Assistant { content: said.clone(), tool_calls: calls.clone() });
             for result in &results {
-                request.messages.push(Message::Tool {
-                    tool_call_id: result.call_id.clone(),
-                    content: result.content.clone(),
-                });
+                request
+                    .messages
+                    .push(Message::Tool { tool_call_id: result.call_id.clone(), content: result.content.clone() });
             }
             if clauses.send(Clause::Report(Made::Tools { said, calls, results })).await.is_err() {
                 return;
@@ -218,7 +226,8 @@ impl Maker {
                 Ok(LlmEvent::ToolCall(call)) => calls.push(call),
                 Ok(LlmEvent::Usage { prompt_tokens, completion_tokens }) => {
                     metrics::counter!("offhook_llm_tokens_total", "kind" => "prompt").increment(prompt_tokens.into());
-                    metrics::counter!("offhook_llm_tokens_total", "kind" => "completion").increment(completion_tokens.into());
+                    metrics::counter!("offhook_llm_tokens_total", "kind" => "completion")
+                        .increment(completion_tokens.into());
                 }
                 Ok(LlmEvent::Done { finish: Finish::Cut }) => {
                     tracing::warn!(engine = model.name(), "the answer was cut off");

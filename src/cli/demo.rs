@@ -68,7 +68,10 @@ pub async fn run(args: Args, config: Config) -> anyhow::Result<ExitCode> {
         name => vec![name.to_owned()],
     };
     if names.is_empty() {
-        bail!("no recorded callers in {}; run this in the project's folder or name one with --fixtures", args.fixtures.display());
+        bail!(
+            "no recorded callers in {}; run this in the project's folder or name one with --fixtures",
+            args.fixtures.display()
+        );
     }
     let mut failed = Vec::new();
     for name in &names {
@@ -120,7 +123,8 @@ async fn demonstrate(args: &Args, mut config: Config, fixture: Arc<Fixture>, out
     let figures = figures(&record, &report);
     print_outcome(&verdicts, &figures);
     let ok = failures(&verdicts).is_empty();
-    let recording = report.recording.unwrap_or(crate::load::caller::Recording { caller: Vec::new(), agent: Vec::new() });
+    let recording =
+        report.recording.unwrap_or(crate::load::caller::Recording { caller: Vec::new(), agent: Vec::new() });
     let page = ReportInput {
         title: format!("{}: {}", fixture.name, fixture.title),
         wav: [recording.caller, recording.agent],
@@ -136,8 +140,9 @@ async fn demonstrate(args: &Args, mut config: Config, fixture: Arc<Fixture>, out
 /// One company, one Twilio integration, one line, one agent, in memory.
 fn set_up(args: &Args, fixture: &Fixture, secret: &str) -> anyhow::Result<(Directory, Uuid)> {
     let path = args.workflows.join(format!("{}.toml", fixture.workflow));
-    let workflow = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}; run this in the project's folder or name one with --workflows", path.display()))?;
+    let workflow = std::fs::read_to_string(&path).with_context(|| {
+        format!("cannot read {}; run this in the project's folder or name one with --workflows", path.display())
+    })?;
     let (stt, tts, llm) = match args.engines {
         EngineSet::Local => ("whisper", "espeak", "builtin"),
         EngineSet::Openai => ("openai", "openai", "openai"),
@@ -169,7 +174,10 @@ fn set_up(args: &Args, fixture: &Fixture, secret: &str) -> anyhow::Result<(Direc
 }
 
 /// Passes on what the agent says, and gives the call's id when it is over.
-async fn tell(mut events: broadcast::Receiver<CallEvent>, lines: mpsc::Sender<Spoken>) -> Option<crate::telephony::CallId> {
+async fn tell(
+    mut events: broadcast::Receiver<CallEvent>,
+    lines: mpsc::Sender<Spoken>,
+) -> Option<crate::telephony::CallId> {
     let mut started = tokio::time::Instant::now();
     let mut id = None;
     loop {
@@ -216,14 +224,20 @@ fn figures(record: &CallRecord, report: &CallerReport) -> Vec<(String, String)> 
         }
         values.sort_by(f64::total_cmp);
         let worst = values[values.len() - 1];
-        figures.push((name.to_owned(), format!("median {:.0} ms, worst {worst:.0} ms, of {}", values[values.len() / 2], values.len())));
+        figures.push((
+            name.to_owned(),
+            format!("median {:.0} ms, worst {worst:.0} ms, of {}", values[values.len() / 2], values.len()),
+        ));
     };
     list("reply, end of speech to first sound", report.figures.turns.iter().filter_map(|turn| turn.reply_ms).collect());
     list("barge-in, first sound to silence", report.figures.turns.iter().filter_map(|turn| turn.barge_in_ms).collect());
     let interruptions = record.interruptions;
     figures.push((
         "playout paused for a sound".into(),
-        format!("{}, of which {} interruptions and {} gone on", interruptions.suspected, interruptions.confirmed, interruptions.denied),
+        format!(
+            "{}, of which {} interruptions and {} gone on",
+            interruptions.suspected, interruptions.confirmed, interruptions.denied
+        ),
     ));
     figures
 }

@@ -100,8 +100,7 @@ async fn speaks(name: String, config: Config) -> Result<String, Failure> {
         "scripted" => return Ok("plays tones".into()),
         _ => return Err(unknown("speech.tts")),
     };
-    let request =
-        SpeechRequest { text: "Hello.".into(), language: "en".into(), voice: String::new(), speed: 1.0 };
+    let request = SpeechRequest { text: "Hello.".into(), language: "en".into(), voice: String::new(), speed: 1.0 };
     let asked = tokio::time::Instant::now();
     let mut speech = engine.speak(request);
     let first = tokio::time::timeout(LIMIT, speech.next()).await;

@@ -21,7 +21,9 @@ pub async fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
     if let Some(listen) = args.listen {
         config.server.listen = listen;
     }
-    let store = Store::open(&config.store, config.security.secrets_key.as_ref()).await.context("the store could not be opened")?;
+    let store = Store::open(&config.store, config.security.secrets_key.as_ref())
+        .await
+        .context("the store could not be opened")?;
     let watch = tokio_util::sync::CancellationToken::new();
     let directory = store.watch(watch.clone()).await?;
     let app = App::start(config, directory.directory.clone()).await?;

@@ -76,24 +76,47 @@ pub enum Phrase {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// An utterance begins: recognition gets the pre-roll and what follows.
-    BeginUtterance { utterance: UtteranceId },
-    Transcribe { utterance: UtteranceId, take: u32, kind: Take },
-    CancelTake { utterance: UtteranceId, take: u32 },
-    EndUtterance { utterance: UtteranceId },
+    BeginUtterance {
+        utterance: UtteranceId,
+    },
+    Transcribe {
+        utterance: UtteranceId,
+        take: u32,
+        kind: Take,
+    },
+    CancelTake {
+        utterance: UtteranceId,
+        take: u32,
+    },
+    EndUtterance {
+        utterance: UtteranceId,
+    },
     /// Start the model on these words. Its sound is held back and tools with side effects wait for `Commit`.
-    Prepare { reply: ReplyId, text: String },
+    Prepare {
+        reply: ReplyId,
+        text: String,
+    },
     /// The caller's turn is over and these were its words: the prepared reply may be heard and may act.
-    Commit { reply: ReplyId },
+    Commit {
+        reply: ReplyId,
+    },
     /// A prepared reply is not wanted after all.
-    Abandon { reply: ReplyId },
+    Abandon {
+        reply: ReplyId,
+    },
     /// Say a fixed phrase.
-    Say { reply: ReplyId, phrase: Phrase },
+    Say {
+        reply: ReplyId,
+        phrase: Phrase,
+    },
     /// Stop playing at once, have the carrier drop what it holds, keep everything.
     Pause,
     /// Go on where the caller stopped hearing it.
     Resume,
     /// The caller has the floor: drop what is queued, stop the engines, note what was heard.
-    Interrupt { reply: ReplyId },
+    Interrupt {
+        reply: ReplyId,
+    },
     HangUp(CallEnd),
 }
 
@@ -102,12 +125,25 @@ pub enum Action {
 enum Floor {
     Idle,
     /// A reply is being made from words that may still change.
-    Preparing { reply: ReplyId },
+    Preparing {
+        reply: ReplyId,
+    },
     /// The turn is confirmed; nothing is audible yet.
-    Committed { reply: ReplyId },
-    Speaking { reply: ReplyId, since: Instant },
+    Committed {
+        reply: ReplyId,
+    },
+    Speaking {
+        reply: ReplyId,
+        since: Instant,
+    },
     /// The caller made a sound while the agent had the floor: playout stands still until words or time decide.
-    Suspected { reply: ReplyId, was_audible: bool, since: Instant, packets: u32, voiced: u32 },
+    Suspected {
+        reply: ReplyId,
+        was_audible: bool,
+        since: Instant,
+        packets: u32,
+        voiced: u32,
+    },
 }
 
 /// The caller's open utterance.
@@ -340,12 +376,15 @@ impl Turn {
     /// A suspected barge-in: enough voice confirms it, silence or time denies it; words are judged as they come.
     fn weigh_suspicion(&mut self, now: Instant, heard: Heard, actions: &mut Vec<Action>) {
         let Floor::Suspected { reply, was_audible, since, packets, voiced } = self.floor else { return };
-        let (packets, voiced) = if heard.started { (packets, voiced) } else { (packets + 1, voiced + u32::from(heard.voiced)) };
+        let (packets, voiced) =
+            if heard.started { (packets, voiced) } else { (packets + 1, voiced + u32::from(heard.voiced)) };
         self.floor = Floor::Suspected { reply, was_audible, since, packets, voiced };
         let age = now.duration_since(since);
         let settings = &self.settings;
         let (words, pending) = match &self.utterance {
-            Some(u) => (u.best_words().to_owned(), u.waiting.is_some_and(|(kind, _)| kind != Take::Partial) || !u.asked),
+            Some(u) => {
+                (u.best_words().to_owned(), u.waiting.is_some_and(|(kind, _)| kind != Take::Partial) || !u.asked)
+            }
             None => (String::new(), false),
         };
         let no_words = words.trim().is_empty();
@@ -377,7 +416,8 @@ impl Turn {
     }
 
     fn interrupt(&mut self, actions: &mut Vec<Action>) {
-        if let Floor::Suspected { reply, .. } | Floor::Speaking { reply, .. } | Floor::Committed { reply } = self.floor {
+        if let Floor::Suspected { reply, .. } | Floor::Speaking { reply, .. } | Floor::Committed { reply } = self.floor
+        {
             actions.push(Action::Interrupt { reply });
             self.floor = Floor::Idle;
             self.ending = None;
@@ -493,7 +533,8 @@ impl Turn {
         let max = self.settings.max_speculations;
         let Some(utterance) = &mut self.utterance else { return };
         let Some(words) = utterance.fresh_words().map(str::to_owned) else { return };
-        if !matches!(self.floor, Floor::Idle | Floor::Preparing { .. }) || !utterance.silent || words.trim().is_empty() {
+        if !matches!(self.floor, Floor::Idle | Floor::Preparing { .. }) || !utterance.silent || words.trim().is_empty()
+        {
             return;
         }
         if utterance.prepared.as_deref().is_some_and(|prepared| same_words(prepared, &words)) {
@@ -630,7 +671,8 @@ impl Turn {
         if past(self.caller_quiet_since, self.settings.silence_goodbye_ms) {
             let end = CallEnd::new(Party::Agent, EndReason::Silence);
             self.finish_with(now, Phrase::SilenceGoodbye, end, actions);
-        } else if !self.prompted && past(self.quiet_since.or(self.caller_quiet_since), self.settings.silence_prompt_ms) {
+        } else if !self.prompted && past(self.quiet_since.or(self.caller_quiet_since), self.settings.silence_prompt_ms)
+        {
             self.prompted = true;
             self.say(now, Phrase::AreYouThere, actions);
         }
@@ -711,7 +753,6 @@ fn same_words(a: &str, b: &str) -> bool {
     fold(a) == fold(b)
 }
 
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -779,7 +820,8 @@ mod tests {
         fn speak(&mut self, ms: u64) {
             for n in 0..ms / 20 {
                 let started = n == 2;
-                let silent_for = if n < 2 && self.spoken_before { self.silent + PACKET * (n as u32 + 1) } else { Duration::ZERO };
+                let silent_for =
+                    if n < 2 && self.spoken_before { self.silent + PACKET * (n as u32 + 1) } else { Duration::ZERO };
                 self.packet(Heard { started, voiced: true, silent_for });
             }
             self.silent = Duration::ZERO;
@@ -1110,7 +1152,9 @@ mod tests {
     fn the_longest_call_ends_with_a_goodbye_even_if_the_caller_talks_over_it() {
         let mut scene = Scene::greeted(|s| s.max_call_ms = 5000);
         scene.silence(5000);
-        assert!(scene.log.iter().any(|(at, a)| *at == 5000 && matches!(a, Action::Say { phrase: Phrase::TimeIsUp, .. })));
+        assert!(
+            scene.log.iter().any(|(at, a)| *at == 5000 && matches!(a, Action::Say { phrase: Phrase::TimeIsUp, .. }))
+        );
         scene.speak(26_000);
         let end = CallEnd::new(Party::System, EndReason::TooLong);
         assert!(scene.log.iter().any(|(at, a)| *at <= 25_100 && *a == Action::HangUp(end)));
@@ -1208,7 +1252,8 @@ mod tests {
 
     fn any_event() -> impl Strategy<Value = Event> {
         let utterance = (0u32..4).prop_map(UtteranceId);
-        let text = prop_oneof![Just(String::new()), Just("mm-hm".into()), Just("Stop.".into()), Just("I want to".into())];
+        let text =
+            prop_oneof![Just(String::new()), Just("mm-hm".into()), Just("Stop.".into()), Just("I want to".into())];
         let reply = (0u64..6).prop_map(ReplyId);
         prop_oneof![
             12 => (any::<bool>(), any::<bool>(), 0u64..40).prop_map(|(started, voiced, n)| {

@@ -202,7 +202,10 @@ impl Synthesizer for ScriptedSynthesizer {
 pub enum Answer {
     Text(String),
     /// Calls a tool; the next request of the turn takes the next step.
-    Tool { name: String, arguments: String },
+    Tool {
+        name: String,
+        arguments: String,
+    },
     Fails,
     /// Some words, then an error.
     Breaks(String),
@@ -248,7 +251,8 @@ impl LanguageModel for ScriptedModel {
             requests.push(request);
         }
         let (stream, events, cancel) = ReplyStream::new();
-        let (first, gap) = (Duration::from_millis(self.config.first_token_ms), Duration::from_millis(self.config.token_ms));
+        let (first, gap) =
+            (Duration::from_millis(self.config.first_token_ms), Duration::from_millis(self.config.token_ms));
         tokio::spawn(cancel.run_until_cancelled_owned(async move {
             tokio::time::sleep(first).await;
             let error = LlmError::Engine { engine: "scripted", status: None, detail: "as the script says".into() };

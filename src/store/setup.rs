@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use figment::value::{Dict, Tag, Value};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::agent::workflow::Workflow;
 use crate::agent::profile::AgentProfile;
+use crate::agent::workflow::Workflow;
 use crate::conversation::settings::TurnSettings;
 use crate::speech::{llm, stt, tts};
 use crate::store::directory::Credentials;

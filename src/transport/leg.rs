@@ -61,7 +61,14 @@ impl Leg {
         let (events_tx, events) = mpsc::channel(LEG_EVENT_QUEUE);
         let (commands, commands_rx) = mpsc::channel(LEG_COMMAND_QUEUE);
         let hangup = CancellationToken::new();
-        let leg = Leg { codec, in_band_keys: false, events, commands, hangup: hangup.clone(), _guard: hangup.clone().drop_guard() };
+        let leg = Leg {
+            codec,
+            in_band_keys: false,
+            events,
+            commands,
+            hangup: hangup.clone(),
+            _guard: hangup.clone().drop_guard(),
+        };
         (leg, LegSide { events: events_tx, commands: commands_rx, hangup })
     }
 }

@@ -124,10 +124,15 @@ impl Server {
     /// What Twilio would do when the number is called; the TwiML comes back.
     pub async fn ring(&self, call_sid: &str) -> String {
         let url = self.url(&format!("/webhooks/twilio/{}/voice", self.integration));
-        let fields: Vec<(String, String)> =
-            [("AccountSid", ACCOUNT), ("CallSid", call_sid), ("From", CALLER), ("To", NUMBER), ("CallStatus", "ringing")]
-                .map(|(name, value)| (name.into(), value.into()))
-                .into();
+        let fields: Vec<(String, String)> = [
+            ("AccountSid", ACCOUNT),
+            ("CallSid", call_sid),
+            ("From", CALLER),
+            ("To", NUMBER),
+            ("CallStatus", "ringing"),
+        ]
+        .map(|(name, value)| (name.into(), value.into()))
+        .into();
         let signature = signature::sign(&SecretString::from(TOKEN), &url, &fields);
         let response = http().post(&url).header("X-Twilio-Signature", signature).form(&fields).send().await;
         let response = response.expect("the webhook answers");
@@ -160,7 +165,8 @@ impl Server {
 
     pub fn records(&self) -> Vec<CallRecord> {
         let folders = std::fs::read_dir(self.recordings.path()).expect("the folder is there");
-        let read = |path: PathBuf| Some(serde_json::from_slice(&std::fs::read(path.join("record.json")).ok()?).expect("JSON"));
+        let read =
+            |path: PathBuf| Some(serde_json::from_slice(&std::fs::read(path.join("record.json")).ok()?).expect("JSON"));
         folders.filter_map(|folder| read(folder.ok()?.path())).collect()
     }
 }
@@ -181,7 +187,7 @@ pub fn between<'a>(text: &'a str, from: &str, to: &str) -> Option<&'a str> {
 pub enum Ear {
     /// The agent became audible.
     AgentSpeaks,
-    /// The agent has been silent for 60 ms.
+    /// The agent has been silent for 200 ms: longer than a hole that a busy machine makes.
     AgentSilent,
     /// The line was closed by the other side.
     Closed,
@@ -213,7 +219,8 @@ impl Phone {
         let mut request = url.into_client_request().expect("a websocket URL");
         let signature = signature::sign(&SecretString::from(TOKEN), url, &[]);
         request.headers_mut().insert("X-Twilio-Signature", signature.parse().expect("a header"));
-        let (socket, _) = timeout(PATIENCE, tokio_tungstenite::connect_async(request)).await.expect("in time").expect("opens");
+        let (socket, _) =
+            timeout(PATIENCE, tokio_tungstenite::connect_async(request)).await.expect("in time").expect("opens");
         let (ear_tx, ear) = mpsc::channel(256);
         let (say, lines) = mpsc::channel(16);
         let task = tokio::spawn(run(socket, call_sid.to_owned(), ear_tx, lines));
@@ -334,9 +341,9 @@ async fn run(
                 if loud && !speaking {
                     speaking = true;
                     let _ = ear.try_send((Instant::now(), Ear::AgentSpeaks));
-                } else if speaking && quiet == 3 {
+                } else if speaking && quiet == 10 {
                     speaking = false;
-                    let _ = ear.try_send((Instant::now() - Duration::from_millis(40), Ear::AgentSilent));
+                    let _ = ear.try_send((Instant::now() - Duration::from_millis(200), Ear::AgentSilent));
                 }
             }
             message = socket.next() => match message {

@@ -29,12 +29,7 @@ fn verdict(check: impl Into<String>, ok: bool, detail: impl Into<String>) -> Ver
 
 /// `remembered` is what the agent noted, by key; a slot is looked for in there as a key, and as a field of a value.
 /// `ended_by` is who hung up.
-pub fn judge(
-    fixture: &Fixture,
-    turns: &[Line],
-    remembered: &BTreeMap<String, Value>,
-    ended_by: Ender,
-) -> Vec<Verdict> {
+pub fn judge(fixture: &Fixture, turns: &[Line], remembered: &BTreeMap<String, Value>, ended_by: Ender) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     let heard: Vec<String> = spoken(turns, Party::Caller).flat_map(words).take(MAX_WORDS).collect();
     let said: Vec<Said> = fixture.turns.iter().flat_map(said).take(MAX_WORDS).collect();

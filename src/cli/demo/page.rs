@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 
 use askama::Template;
 
-use crate::conversation::transcript::Line;
 use crate::cli::demo::judge::Verdict;
+use crate::conversation::transcript::Line;
 use crate::telephony::Party;
 
 /// The recording's rate.
