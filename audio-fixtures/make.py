@@ -165,7 +165,7 @@ CALLS = {
             turn("Yes, for four people", after()),
             turn("My name is Laura", after()),
             turn("Yes, that is right", after()),
-            turn("No thank you", after(), speed=145),
+            turn("Thanks, goodbye", after()),
         ],
         "expect": {
             "slots": {"people": "four", "day": "friday", "time": "seven", "name": "laura"},

@@ -105,10 +105,11 @@ async fn a_silent_caller_is_asked_and_then_told_goodbye() {
     })
     .await;
     let mut phone = server.call().await;
-    for _ in 0..3 {
+    for _ in ["greeting", "are you there?"] {
         phone.hears(Ear::AgentSpeaks).await;
         phone.hears(Ear::AgentSilent).await;
     }
+    phone.hears(Ear::AgentSpeaks).await;
     phone.until_closed().await;
     let record = server.record().await;
     assert_eq!(record.end, Some(CallEnd::new(Party::Agent, EndReason::Silence)));

@@ -483,7 +483,6 @@ impl Call {
                 speech.stages.insert("transcript".into(), ms(at.saturating_duration_since(from)));
             }
         }
-        self.stage(now, "model_started");
     }
 
     fn commit(&mut self, now: Instant, id: ReplyId) {

@@ -26,6 +26,8 @@ const AUDIBLE_DBFS: f32 = -45.0;
 /// Frames after which a reply counts as audible however soft it is.
 const SOFT_FRAMES: u32 = 5;
 
+/// A carrier that has not echoed a mark so long after its sound was over does not echo marks.
+const ECHO: Duration = Duration::from_secs(1);
 /// Speech that a character usually takes.
 const PER_CHARACTER: Duration = Duration::from_millis(60);
 
@@ -62,6 +64,9 @@ pub struct Egress {
     frames_since_mark: u32,
     frames: u32,
     audible: bool,
+    /// The newest mark that was sent, and the newest that came back.
+    marked: u64,
+    echoed: u64,
     /// The clause whose sound is being sent.
     playing: Option<ClipId>,
 }
@@ -84,6 +89,8 @@ impl Egress {
             frames_since_mark: 0,
             frames: 0,
             audible: false,
+            marked: 0,
+            echoed: 0,
             playing: None,
         }
     }
@@ -174,12 +181,11 @@ impl Egress {
         }
         loop {
             // Idle until now: the first frame leaves at once and the clock runs from it.
-            let due = self.due.unwrap_or(now);
+            let due = self.due.map_or(now, |due| due.max(now));
             if due >= now + LEAD {
                 return;
             }
             let Sent::Audio { ended, .. } = self.playout.next_frame(now, &mut self.frame) else {
-                self.due = None;
                 return;
             };
             self.due = Some(due + FRAME);
@@ -199,7 +205,8 @@ impl Egress {
             self.frames_since_mark += 1;
             if self.frames_since_mark >= MARK_EVERY || ended.is_some() {
                 self.frames_since_mark = 0;
-                send(commands, LegCommand::Mark(self.playout.mark(now)));
+                self.marked = self.playout.mark(now);
+                send(commands, LegCommand::Mark(self.marked));
             }
         }
     }
@@ -219,6 +226,7 @@ impl Egress {
     }
 
     pub fn on_played(&mut self, now: Instant, mark: u64) {
+        self.echoed = self.echoed.max(mark);
         self.playout.on_played(now, mark);
     }
 
@@ -279,9 +287,10 @@ impl Egress {
         }
     }
 
-    /// Everything given to it has been heard.
+    /// Everything given to it has been heard: the carrier has echoed the last mark, or had ample time to.
     pub fn is_over(&self, now: Instant) -> bool {
-        !self.held && !self.playout.is_paused() && self.open.is_none() && self.playout.is_heard(now)
+        let echoed = self.echoed >= self.marked || self.due.is_none_or(|due| now > due + ECHO);
+        !self.held && !self.playout.is_paused() && self.open.is_none() && self.playout.is_heard(now) && echoed
     }
 }
 

@@ -197,11 +197,11 @@ impl Default for Script {
             .map(String::from)
             .into(),
             replies: vec![
-                reply("open", "We are open from nine in the morning until ten at night. Would you like to book?"),
-                reply("book", "Of course, I can book a table for you. For which day and what time?"),
-                reply("call", "Certainly, we will call you back tomorrow morning. What is your name?"),
-                reply("name", "Thank you, I have written that down. Is there anything else I can do?"),
-                reply("", "I understand, thank you for telling me that. How else can I help you?"),
+                reply("open", "We are open from nine, and the kitchen closes at ten at night. Would you like to book?"),
+                reply("book", "I can book a table for you, of course. For which day and what time?"),
+                reply("call", "We will call you tomorrow, some time in the morning. What is your name?"),
+                reply("name", "I have written that down, thank you. Is there anything else I can do?"),
+                reply("", "I understand what you say, thank you for that. How else can I help you?"),
             ],
             after_tools: "That is done, I have taken care of it for you. Is there anything else?".into(),
         }
