@@ -65,10 +65,8 @@ fn a_caller_who_is_not_understood_fails_loudly() {
     let wrong = toml.replacen("text = \"", "text = \"please send seven flowers to doctor walker in madrid ", 1);
     std::fs::write(to.join("call.toml"), wrong).expect("written");
     let fixtures = folder.path().join("fixtures");
-    let output = demo(
-        &["--call", "opening-hours", "--fixtures", fixtures.to_str().expect("UTF-8")],
-        &folder.path().join("out"),
-    );
+    let output =
+        demo(&["--call", "opening-hours", "--fixtures", fixtures.to_str().expect("UTF-8")], &folder.path().join("out"));
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(!output.status.success(), "{printed}");
     assert!(printed.contains("FAILED understood"), "{printed}");

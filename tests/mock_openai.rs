@@ -54,7 +54,10 @@ async fn an_answer_streams_at_the_set_pace_and_the_log_says_when() {
     let (events, done) = events(&body);
     assert!(done);
     assert_eq!(events[0]["choices"][0]["delta"]["role"], "assistant");
-    assert_eq!(spoken(&events), "We are open from nine in the morning until ten at night. Would you like to book?");
+    assert_eq!(
+        spoken(&events),
+        "We are open from nine, and the kitchen closes at ten at night. Would you like to book?"
+    );
     let words = spoken(&events).split(' ').count() as u32;
     let least = Duration::from_millis(120) + Duration::from_millis(20) * (words - 1);
     assert!(took >= least && took < least + SLOW_MACHINE, "{took:?} for {least:?}");
@@ -114,7 +117,7 @@ async fn a_request_without_stream_is_answered_in_one_piece() {
 #[tokio::test]
 async fn faults_have_the_shapes_of_the_real_ones() {
     let (mock, client) = mock(MockConfig::default()).await;
-    let well = "We are open from nine in the morning until ten at night. Would you like to book?";
+    let well = "We are open from nine, and the kitchen closes at ten at night. Would you like to book?";
     let ask = async |settings: &str| chat(&mock, &client, &format!("mock-ttft=0,token=0,{settings}"), "open").await;
 
     let limited = ask("fault=429,retry=120,times=1").await;

