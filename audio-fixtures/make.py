@@ -38,7 +38,7 @@ CALLS = {
         "voice": "espeak-ng en-gb+f2",
         "turns": [
             turn("What time do you open on Friday", after()),
-            turn("I would like to book a table on Friday at seven", into(2000), "interruption"),
+            turn("Can I book a table on Friday at seven", into(2000), "interruption", speed=150),
             turn("For four people please", after()),
             turn("My name is Maria", after()),
             turn("Yes, that is right", after()),
