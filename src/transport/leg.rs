@@ -9,6 +9,10 @@ use crate::telephony::CallEnd;
 
 /// What a carrier tells the call.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "packets travel inline: boxing them would allocate 50 times a second a call"
+)]
 pub enum LegEvent {
     /// Caller audio, in order of arrival.
     Packet(Packet),
@@ -23,6 +27,10 @@ pub enum LegEvent {
 
 /// What the call tells a carrier.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "packets travel inline: boxing them would allocate 50 times a second a call"
+)]
 pub enum LegCommand {
     /// 20 ms of agent audio, to be played after what was sent before.
     Audio(Packet),

@@ -281,11 +281,13 @@ mod tests {
     }
 
     fn calls(events: &[LlmEvent]) -> Vec<(&str, &str, &str)> {
-        let call = |event| match event {
-            &LlmEvent::ToolCall(ref call) => Some((call.id.as_str(), call.name.as_str(), call.arguments.as_str())),
-            _ => None,
-        };
-        events.iter().filter_map(call).collect()
+        events
+            .iter()
+            .filter_map(|event| match event {
+                LlmEvent::ToolCall(call) => Some((call.id.as_str(), call.name.as_str(), call.arguments.as_str())),
+                _ => None,
+            })
+            .collect()
     }
 
     fn finish(events: &[LlmEvent]) -> Finish {
@@ -382,7 +384,7 @@ mod tests {
         let cut =
             json!({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "book", "arguments": "{\"day\":"}}]});
         let whole = json!({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "book", "arguments": "{}"}}]});
-        assert_eq!(decode(&[whole.clone()], None), [LlmEvent::Done { finish: Finish::Cut }]);
+        assert_eq!(decode(std::slice::from_ref(&whole), None), [LlmEvent::Done { finish: Finish::Cut }]);
         assert_eq!(decode(&[cut], Some("length")), [LlmEvent::Done { finish: Finish::Length }]);
         assert_eq!(calls(&decode(&[whole], Some("length"))).len(), 1);
     }
