@@ -78,7 +78,8 @@ async fn an_interruption_stops_the_agent_and_is_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_false_interruption_is_resumed_where_it_stopped() {
     let config = ScriptedConfig { answers: vec![LONG.into()], ..saying(&["When are you open?", ""]) };
-    let server = Server::start(Cast::new(config), |_, _| {}).await;
+    // The scripted tone is louder than any voice: the guard would take a short syllable for its echo.
+    let server = Server::start(Cast::new(config), |config, _| config.turn.echo_guard_db = 0.0).await;
     let mut phone = server.call().await;
     ask(&mut phone).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;

@@ -253,6 +253,9 @@ impl Call {
         let now = self.now();
         match event {
             LegEvent::Packet(packet) => {
+                if self.settings.echo_guard_db > 0.0 {
+                    self.ingress.expect_echo(self.egress.loudest(now) - self.settings.echo_guard_db);
+                }
                 self.ingress.push(now, packet);
                 while let Some(judged) = self.ingress.next(now) {
                     self.on_judged(judged);

@@ -28,6 +28,9 @@ const SOFT_FRAMES: u32 = 5;
 
 /// A carrier that has not echoed a mark so long after its sound was over does not echo marks.
 const ECHO: Duration = Duration::from_secs(1);
+/// The latest echo of a telephone line, with the network both ways.
+const ECHO_REACH: Duration = Duration::from_millis(450);
+const ECHO_FRAMES: usize = (ECHO_REACH.as_millis() / FRAME.as_millis()) as usize;
 /// Speech that a character usually takes.
 const PER_CHARACTER: Duration = Duration::from_millis(60);
 
@@ -64,6 +67,8 @@ pub struct Egress {
     frames_since_mark: u32,
     frames: u32,
     audible: bool,
+    /// When the newest frames sound and how loud they are.
+    loudness: VecDeque<(Instant, f32)>,
     /// The newest mark that was sent, and the newest that came back.
     marked: u64,
     echoed: u64,
@@ -89,6 +94,7 @@ impl Egress {
             frames_since_mark: 0,
             frames: 0,
             audible: false,
+            loudness: VecDeque::with_capacity(2 * ECHO_FRAMES),
             marked: 0,
             echoed: 0,
             playing: None,
@@ -195,6 +201,10 @@ impl Egress {
                 self.audible = true;
                 played.push(Played::Audible);
             }
+            if self.loudness.len() == 2 * ECHO_FRAMES {
+                self.loudness.pop_front();
+            }
+            self.loudness.push_back((due, self.frame.level_dbfs()));
             recorder.agent(due, &self.frame.samples);
             self.encoded.clear();
             g711::encode_into(self.codec, &self.frame.samples, &mut self.encoded);
@@ -285,6 +295,12 @@ impl Egress {
         if let Some((_, resampler)) = &mut self.resampler {
             resampler.reset();
         }
+    }
+
+    /// The loudest that the agent has been within the reach of an echo, dBFS; -96 when it was silent.
+    pub fn loudest(&self, now: Instant) -> f32 {
+        let recent = self.loudness.iter().filter(|(at, _)| *at <= now && *at + ECHO_REACH >= now);
+        recent.map(|(_, level)| *level).fold(-96.0, f32::max)
     }
 
     /// Everything given to it has been heard: the carrier has echoed the last mark, or had ample time to.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::conversation::settings::TurnSettings;
 use crate::conversation::turn::Heard;
 use crate::media::dtmf::DtmfDetector;
-use crate::media::frame::{FRAME, SampleRate};
+use crate::media::frame::{FRAME, SampleRate, level_dbfs};
 use crate::media::g711;
 use crate::media::jitter::{JitterBuffer, JitterConfig};
 use crate::media::packet::{Codec, Packet};
@@ -57,6 +57,8 @@ pub struct Ingress {
     onset: Instant,
     last_voiced: Instant,
     voiced_before: bool,
+    /// Packets softer than this are taken for an echo of the agent, dBFS.
+    echo_dbfs: f32,
 }
 
 impl Ingress {
@@ -92,12 +94,18 @@ impl Ingress {
             onset: now,
             last_voiced: now,
             voiced_before: false,
+            echo_dbfs: f32::NEG_INFINITY,
         })
     }
 
     pub fn push(&mut self, now: Instant, packet: Packet) {
         self.last_packet = now;
         self.jitter.push(now, packet);
+    }
+
+    /// From here on, what is softer than this is the agent's own echo.
+    pub fn expect_echo(&mut self, below_dbfs: f32) {
+        self.echo_dbfs = below_dbfs;
     }
 
     /// Judges the next 20 ms if they are there.
@@ -126,7 +134,11 @@ impl Ingress {
 
     fn judge(&mut self, now: Instant) -> Judged {
         self.media_now += FRAME;
-        let probability = self.detector.push(&self.frame);
+        // The detector hears everything; only the verdict on an echo is overruled.
+        let mut probability = self.detector.push(&self.frame);
+        if level_dbfs(&self.frame) < self.echo_dbfs {
+            probability = 0.0;
+        }
         let verdict = self.gate.push(probability);
         if verdict.voiced {
             if !self.voiced_before {
@@ -184,3 +196,45 @@ impl Ingress {
 /// No packet for ten seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoMedia;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::media::frame::MediaTime;
+    use crate::media::wav;
+
+    /// Starts of speech in the fixture's voice, played with this gain while echo below `echo_dbfs` is expected.
+    fn starts(gain: f32, echo_dbfs: f32) -> usize {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("audio-fixtures/booking/01.wav");
+        let voice = wav::read(&path).expect("a shipped fixture").samples;
+        let voice: Vec<i16> = voice.iter().map(|&sample| (f32::from(sample) * gain) as i16).collect();
+        let settings = TurnSettings::default();
+        let mut now = Instant::now();
+        let rate = SampleRate::HZ_16000;
+        let mut ingress = Ingress::new(now, Codec::Pcmu, rate, &settings, false, Detector::Offhook).expect("opens");
+        ingress.expect_echo(echo_dbfs);
+        let (mut bytes, mut found) = (Vec::new(), 0);
+        for (n, frame) in voice.chunks_exact(PACKET).enumerate() {
+            now += FRAME;
+            bytes.clear();
+            g711::encode_into(Codec::Pcmu, frame, &mut bytes);
+            ingress.push(now, Packet::new(Codec::Pcmu, MediaTime::from_millis(20 * n as u64), &bytes).expect("fits"));
+            while let Some(judged) = ingress.next(now) {
+                found += usize::from(judged.heard.started);
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn an_echo_is_not_the_caller_and_the_caller_is_heard_over_it() {
+        let agent_dbfs = -20.0;
+        let guard = TurnSettings::default().echo_guard_db;
+        let echo = 0.056; // -25 dB
+        assert!(starts(echo, f32::NEG_INFINITY) > 0, "without the guard the echo is speech");
+        assert_eq!(starts(echo, agent_dbfs - guard), 0);
+        assert!(starts(1.0, agent_dbfs - guard) > 0);
+    }
+}

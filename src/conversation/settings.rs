@@ -75,6 +75,9 @@ settings! {
     deny_after_ms: u64 = 700;
     /// Time after the agent's first sound in which the caller cannot interrupt: echo of its own start.
     barge_in_grace_ms: u64 = 0;
+    /// Echo: while the agent sounds and for 450 ms after, a packet softer than the agent's loudest by more than this many
+    /// dB is not taken for the caller; 0 = off. A smaller value is deafer to soft callers who interrupt.
+    echo_guard_db: f32 = 18.0;
     /// Characters that the first chunk of an answer must have before it is cut at a clause.
     first_chunk_chars: usize = 20;
     /// Sentences are merged up to this many characters for one synthesis.
@@ -124,6 +127,7 @@ impl TurnSettings {
             (1.0..=10.0).contains(&self.expect_digits_factor),
             "turn.expect_digits_factor must be from 1.0 to 10.0; 1.0 switches it off",
         );
+        require((0.0..=60.0).contains(&self.echo_guard_db), "turn.echo_guard_db must be from 0 (off) to 60");
         require(self.pre_roll_ms <= 2000, "turn.pre_roll_ms must be at most 2000");
         require(
             self.wait_complete_ms <= self.wait_unknown_ms && self.wait_unknown_ms <= self.wait_unfinished_ms,
