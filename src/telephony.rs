@@ -112,9 +112,9 @@ pub enum EndReason {
     HungUp,
     /// The agent said goodbye and ended the call.
     Goodbye,
-    /// The caller said nothing for `turn.silence_goodbye`.
+    /// The caller said nothing for `turn.silence_goodbye_ms`.
     Silence,
-    /// `limits.max_call` was reached.
+    /// `turn.max_call_ms` was reached.
     TooLong,
     /// No packets for ten seconds: the leg has failed.
     NoMedia,
