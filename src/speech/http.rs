@@ -105,7 +105,7 @@ impl Endpoint {
         };
         let cancel = CancellationToken::new();
         Ok(Self {
-            client: client(url.scheme() == "https")?,
+            client: client(url.scheme() == "https", CONNECT_LIMIT)?,
             base: base_url.trim_end_matches('/').to_owned(),
             host,
             key: key.filter(|key| !key.expose_secret().is_empty()),
@@ -231,15 +231,15 @@ async fn open(request: RequestBuilder) {
     .await;
 }
 
-/// A client for live calls: ring for TLS, one second to connect, no proxy from the environment, no redirects (a moved
+/// A client without surprises: ring for TLS, no proxy from the environment, no redirects (a moved
 /// API is a configuration error, and the key should not travel), connections kept for the next turn.
 /// `tls` = false leaves the machine's certificates unread, so that a plain local server needs none.
-fn client(tls: bool) -> Result<Client, EndpointError> {
+pub fn client(tls: bool, connect: Duration) -> Result<Client, EndpointError> {
     // An error says that a provider is installed already, which is all that is wanted.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = Client::builder()
         .user_agent(concat!("offhook/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_LIMIT)
+        .connect_timeout(connect)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .tcp_nodelay(true)
