@@ -430,7 +430,7 @@ async fn rpc(
             if employee.is_none_or(|employee| !employee.online) {
                 return Err(rpc_error(-32_002, "Callee is not available"));
             }
-            outbound(&shared, client.to_owned(), callee.to_owned(), "out")?;
+            outbound(&shared, client.to_owned(), callee.to_owned(), "out").map_err(TooManyCalls::refuse)?;
             Ok(Json(json!({ "jsonrpc": "2.0", "id": 1, "result": true })).into_response())
         }
         _ => Err(rpc_error(-32_601, "Method not found")),
@@ -466,7 +466,7 @@ async fn outward_call(
         return Err((StatusCode::BAD_REQUEST, Json(json!({ "message": "Unknown extension" }))).into_response());
     }
     let login = shared.staff_online().map(|employee| employee.login.clone()).unwrap_or_default();
-    outbound(&shared, call.destination, login, "callback")?;
+    outbound(&shared, call.destination, login, "callback").map_err(TooManyCalls::refuse)?;
     Ok(Json(json!({ "status": "ok" })).into_response())
 }
 
@@ -567,10 +567,18 @@ fn employee_id(shared: &Shared, login: &str) -> Value {
     employee.map_or(Value::Null, |employee| employee.id.to_string().into())
 }
 
+struct TooManyCalls;
+
+impl TooManyCalls {
+    fn refuse(self) -> Response {
+        rpc_error(-32_003, "Too many calls")
+    }
+}
+
 /// A call that the PBX makes, in a task of its own. Callbacks come as webhooks of incoming calls.
-fn outbound(shared: &Arc<Shared>, client: String, login: String, call_type: &'static str) -> Result<(), Response> {
+fn outbound(shared: &Arc<Shared>, client: String, login: String, call_type: &'static str) -> Result<(), TooManyCalls> {
     if shared.stage.calls.len() >= MAX_CALLS {
-        return Err(rpc_error(-32_003, "Too many calls"));
+        return Err(TooManyCalls);
     }
     let stage = Arc::clone(&shared.stage);
     let shared = Arc::clone(shared);

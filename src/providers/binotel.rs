@@ -342,7 +342,7 @@ impl Binotel {
                 break;
             }
         }
-        let left = (high > start.floor_s).then(|| Place { upper_s: high, floor_s: start.floor_s, id: 0 });
+        let left = (high > start.floor_s).then_some(Place { upper_s: high, floor_s: start.floor_s, id: 0 });
         Ok((found, left))
     }
 

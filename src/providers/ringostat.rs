@@ -308,15 +308,15 @@ impl Ringostat {
             }
             let low = high.saturating_sub(width).max(start.floor_s);
             let rows = Rows { from: at(low), to: at(high), dispositions, call: None };
-            let rows = self.api.log(&rows).await?;
-            if rows.len() >= LOG_ROWS && width > 60 {
+            let part = self.api.log(&rows).await?;
+            if part.listed >= LOG_ROWS && width > 60 {
                 width = (width / 2).max(60);
                 continue;
             }
-            if rows.len() < LOG_ROWS / 8 {
+            if part.listed < LOG_ROWS / 8 {
                 width = width.saturating_mul(2).min(8 * DAY_S);
             }
-            for row in rows {
+            for row in part.rows {
                 let began = row.call.started.map_or(low, |started| started.as_second());
                 let id = &row.call.provider_call;
                 let before = (began, id.as_str()) < (start.upper_s, start.id.as_str()) && began >= start.floor_s;
@@ -359,8 +359,8 @@ impl Ringostat {
             Some(began) => (at(began - DAY_S), at(began + DAY_S)),
             None => (now.checked_sub(HISTORY).unwrap_or(Timestamp::MIN), now),
         };
-        let rows = self.api.log(&Rows { from, to, dispositions: &[], call: Some(call) }).await?;
-        let link = rows.into_iter().find(|row| row.call.provider_call == call).and_then(|row| row.recording);
+        let part = self.api.log(&Rows { from, to, dispositions: &[], call: Some(call) }).await?;
+        let link = part.rows.into_iter().find(|row| row.call.provider_call == call).and_then(|row| row.recording);
         // Whether the link expires is not documented.
         Ok(link.map(|url| RecordingLink { url, expires: None }))
     }

@@ -169,7 +169,7 @@ fn news(form: &Loose, call: &str) -> CallNews {
         _ => (client, ours),
     };
     let provider_call = (!call.is_empty()).then(|| call.to_owned());
-    CallNews { provider_call, direction, from, to, answered_by: line.clone(), line, at: None }
+    CallNews { provider_call, direction, from, to, line, answered_by: None, at: None }
 }
 
 /// `callDetails` of a webhook, of a list or of `call-details`. `None`: no call.

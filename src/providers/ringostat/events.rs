@@ -129,7 +129,7 @@ impl Reader {
             from: from.clone(),
             to: to.clone(),
             line,
-            answered_by: by.clone(),
+            answered_by: None,
             at,
         };
         let event = match occasion {
@@ -167,7 +167,7 @@ impl Reader {
             (Occasion::Route, _) => None,
             // A call may be forwarded several times, each time to somebody else.
             (Occasion::InForward, Event::CallProgressed { news, .. }) => {
-                let place = news.answered_by.as_deref().unwrap_or_default();
+                let place = news.line.as_deref().unwrap_or_default();
                 Some(format!("{call}/{name}/{}/{place}", text(Parameter::Destination)))
             }
             // "In progress" is no end: the end comes under the same name.

@@ -55,6 +55,14 @@ pub struct Row {
     pub recording: Option<String>,
 }
 
+/// What one answer of the log holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogPart {
+    pub rows: Vec<Row>,
+    /// With those that no call can be made of. [`LOG_ROWS`]: the window has more.
+    pub listed: usize,
+}
+
 /// Which rows.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rows<'a> {
@@ -107,8 +115,7 @@ impl Api {
         Ok(people.iter().filter(|person| person.is_object()).map(employee).collect())
     }
 
-    /// As many rows as [`LOG_ROWS`]: the window has more than one answer holds.
-    pub async fn log(&self, rows: &Rows<'_>) -> Result<Vec<Row>, ProviderError> {
+    pub async fn log(&self, rows: &Rows<'_>) -> Result<LogPart, ProviderError> {
         // Each refusal drops at least one field, and the needed ones stay.
         for _ in NEEDED_FIELDS..=FIELDS.len() {
             let fields: Vec<&'static str> = {
@@ -147,7 +154,8 @@ impl Api {
                 },
                 _ => return Err(self.rest.nonsense("no list of calls")),
             };
-            return Ok(list.iter().filter_map(|row| self.row(row)).collect());
+            let listed = list.len();
+            return Ok(LogPart { rows: list.iter().filter_map(|row| self.row(row)).collect(), listed });
         }
         Err(self.rest.nonsense("the call log refuses the names of its own fields"))
     }
