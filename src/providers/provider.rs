@@ -200,6 +200,20 @@ pub struct HistoryQuery {
     pub cursor: Option<String>,
 }
 
+impl HistoryQuery {
+    /// For what a provider cannot filter by itself. A call without a known start is in every period.
+    pub fn takes(&self, call: &PastCall) -> bool {
+        let digits = |number: &PhoneNumber| number.as_str().trim_start_matches('+').to_owned();
+        let of_phone = self.phone.as_ref().is_none_or(|phone| {
+            let phone = digits(phone);
+            digits(&call.from) == phone || digits(&call.to) == phone
+        });
+        let after = self.from.is_none_or(|from| call.started.is_none_or(|started| started >= from));
+        let before = self.to.is_none_or(|to| call.started.is_none_or(|started| started <= to));
+        of_phone && after && before && self.status.is_none_or(|status| status == call.outcome)
+    }
+}
+
 /// Newest first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct HistoryPage {
