@@ -127,7 +127,7 @@ impl Program {
             for line in log.lines().map_while(Result::ok) {
                 let address = serde_json::from_str::<serde_json::Value>(&line)
                     .ok()
-                    .and_then(|event| Some(event["fields"]["address"].as_str()?.to_owned()));
+                    .and_then(|event| Some(event["address"].as_str()?.to_owned()));
                 if let (Some(address), Some(tell)) = (address, tell.take_if(|_| line.contains("\"ready\""))) {
                     let _ = tell.send(address);
                 }
