@@ -3,3 +3,4 @@
 pub mod openai;
 pub mod script;
 pub mod tone;
+pub mod twilio;
