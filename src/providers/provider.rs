@@ -97,6 +97,12 @@ pub trait Provider: Send + Sync {
         unsupported("give recordings")
     }
 
+    /// What a person types into the provider's cabinet so that its webhooks come to `url`, one step a line. Empty where
+    /// `prepare_line` writes them.
+    fn instructions(&self, _url: &str) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether a webhook is the provider's, and what it says. Pure: no network, no clock but the request's.
     /// Refuses before it reads, cheapest check first.
     fn read_webhook(&self, request: &WebhookRequest<'_>) -> Result<Webhook, Refusal>;
@@ -282,7 +288,7 @@ pub struct RecordingLink {
 }
 
 /// A webhook as it came in, before anybody believed it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct WebhookRequest<'a> {
     /// The last part of the path where the provider has one address per subject: `voice`, `status`, `sms`, `stream`.
     pub route: &'a str,
@@ -295,6 +301,8 @@ pub struct WebhookRequest<'a> {
     pub signature: Option<&'a str>,
     /// The true client, seen through `server.trusted_proxies`.
     pub client: Option<IpAddr>,
+    /// `security.binotel_allow_any`: the operator of this server has switched allowlists of addresses off.
+    pub any_address: bool,
     pub body: &'a [u8],
 }
 
