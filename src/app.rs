@@ -34,6 +34,7 @@ use crate::speech::tts::espeak::Espeak;
 use crate::speech::tts::fallback::{FallbackSynthesizer, TtsFallbackConfig};
 use crate::speech::tts::openai::OpenAiTts;
 use crate::store::directory::Directory;
+use crate::store::ledger::Ledger;
 use crate::telemetry;
 
 /// A server that runs. `stop` drains it.
@@ -52,17 +53,26 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the engines that the configuration and the agents name, and listens.
-    pub async fn start(config: Config, directory: Arc<ArcSwap<Directory>>) -> anyhow::Result<Self> {
+    /// Opens the engines that the configuration and the agents name, and listens. Records go to `ledger`.
+    pub async fn start(config: Config, directory: Arc<ArcSwap<Directory>>, ledger: Ledger) -> anyhow::Result<Self> {
         let engines = open_engines(&config, &directory.load()).await?;
-        Self::with_engines(config, engines, directory).await
+        Self::open(config, engines, directory, ledger).await
     }
 
-    /// The same with engines made elsewhere: whole-call tests bring scripted ones.
+    /// The same with engines made elsewhere and no store: whole-call tests bring scripted ones.
     pub async fn with_engines(
         config: Config,
         engines: Engines,
         directory: Arc<ArcSwap<Directory>>,
+    ) -> anyhow::Result<Self> {
+        Self::open(config, engines, directory, Ledger::none()).await
+    }
+
+    async fn open(
+        config: Config,
+        engines: Engines,
+        directory: Arc<ArcSwap<Directory>>,
+        ledger: Ledger,
     ) -> anyhow::Result<Self> {
         if config.telemetry.metrics {
             telemetry::install_metrics()?;
@@ -80,6 +90,7 @@ impl App {
             config.turn.clone(),
             config.limits.clone(),
             archive,
+            ledger,
             config.speech.vad,
         );
         for line in directory.load().lines() {

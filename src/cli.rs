@@ -11,11 +11,13 @@ use crate::telemetry;
 pub mod apply;
 pub mod check;
 pub mod demo;
+pub mod key;
 pub mod load;
 pub mod mock;
 pub mod models;
 pub mod probes;
 pub mod serve;
+pub mod user;
 
 /// Puts an AI agent on a company's phone lines.
 #[derive(Debug, Parser)]
@@ -42,6 +44,10 @@ enum Command {
     Models(models::Args),
     /// Runs the mock speech and language services.
     Mock(mock::Args),
+    /// Makes, lists and revokes API keys; renews the key that seals credentials.
+    Key(key::Args),
+    /// Adds and lists people, and sets their passwords.
+    User(user::Args),
     /// Replays recorded callers against a media endpoint and measures it.
     Load(load::Args),
 }
@@ -64,6 +70,8 @@ impl Cli {
                 demo::run(args, config).await
             }
             Command::Apply(args) => apply::run(args, &config).await,
+            Command::Key(args) => key::run(args, &config).await,
+            Command::User(args) => user::run(args, &config).await,
             Command::Models(args) => models::run(args, &config.models).await,
             Command::Mock(args) => {
                 logs(&config, &config.telemetry.log)?;

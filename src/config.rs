@@ -36,8 +36,9 @@ pub const DEFAULT_FILE: &str = "offhook.toml";
 
 const PREFIX: &str = "OFFHOOK_";
 
-/// Variables of this prefix that are no settings: the log filter, the path of the file, the shared test data.
-const OTHER_VARIABLES: [&str; 3] = ["OFFHOOK_LOG", "OFFHOOK_CONFIG", "OFFHOOK_SHARED"];
+/// Variables of this prefix that are no settings: the log filter, the path of the file, the tests' own.
+const OTHER_VARIABLES: [&str; 5] =
+    ["OFFHOOK_LOG", "OFFHOOK_CONFIG", "OFFHOOK_SHARED", "OFFHOOK_TEST_POSTGRES", "OFFHOOK_TEST_KILLS"];
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -297,7 +298,7 @@ impl Config {
                 format!("{section}.fallback is the engine itself; name another one, or leave it out"),
             );
         }
-        if let Err(error) = self.store.path() {
+        if let Err(error) = self.store.check() {
             require(false, error.to_string());
         }
         if let Some(Err(error)) = self.security.secrets_key.as_ref().map(Sealer::from_base64) {

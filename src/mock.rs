@@ -6,3 +6,4 @@ pub mod ringostat;
 pub mod script;
 pub mod stage;
 pub mod tone;
+pub mod twilio;

@@ -11,7 +11,7 @@ pub mod sip;
 pub mod twilio;
 
 /// Every provider that there is.
-pub static KINDS: &[&provider::Kind] = &[&binotel::KIND, &ringostat::KIND, &sip::KIND];
+pub static KINDS: &[&provider::Kind] = &[&twilio::KIND, &ringostat::KIND, &binotel::KIND, &sip::KIND];
 
 /// By its name in the set-up file.
 pub fn kind(name: &str) -> Option<&'static provider::Kind> {

@@ -1,48 +1,74 @@
-//! What must last: companies, integrations, lines and agents in SQLite; credentials sealed. SQL stays on this floor.
+//! What must last, in SQLite or PostgreSQL: what companies set up (credentials sealed), who may look, and what happened.
+//! SQL stays on this floor; every query is scoped to a company, except where it says why not.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous, SqliteTransaction,
-};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tracing::debug;
 
+use crate::store::db::{Db, Lock, Tx, args};
 use crate::store::secrets::{Sealer, SecretsError};
 
+pub mod agents;
 mod apply;
+pub mod audit;
+pub mod calls;
+pub mod companies;
+mod db;
 pub mod directory;
+pub mod inbox;
+pub mod integrations;
+pub mod keys;
 pub mod leaves;
+pub mod ledger;
+pub mod lines;
+pub mod messages;
+pub mod nodes;
 mod read;
+pub mod recordings;
 pub mod secrets;
 pub mod setup;
+pub mod users;
 mod watch;
 
 pub use apply::{Action, ApplyError, ApplyOptions, Change, Diff, Thing, Webhook};
+pub use db::{At, Json, MAX_PAGE, Page, Part};
 pub use watch::DirectoryWatch;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+static SQLITE: Migrator = sqlx::migrate!("./migrations/sqlite");
+static POSTGRES: Migrator = sqlx::migrate!("./migrations/postgres");
 
-/// How long a connection waits for another one's write lock, of this process or another.
-const BUSY_LIMIT: Duration = Duration::from_secs(5);
+/// How long a statement waits for another one's lock, of this process or another.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
 /// How long a query waits for a free connection of its pool.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(10);
-/// Readers never block each other or the writer (WAL); a few serve the console and the API.
+/// PostgreSQL gives a statement up after this, and a transaction that its client has forgotten after three times this.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
+/// SQLite's readers never block each other or the writer (WAL); a few serve the console and the API.
 const READERS: u32 = 4;
+/// PostgreSQL's connections of one process. A server allows 100 by default, to be shared by its nodes.
+const CONNECTIONS: u32 = 16;
 /// Two processes that start at once may both find the migrations missing; the one that loses looks again.
 const MIGRATION_ATTEMPTS: u32 = 5;
+/// Where the secrets key lies unless it is configured, if the database is on a server.
+const SERVER_KEY_FILE: &str = "data/offhook.key";
 
 /// `[store]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
-    /// `sqlite://` and a path, relative to the working directory unless it begins with `/`. The folder is created.
+    /// `sqlite://` and a path, relative to the working directory unless it begins with `/`: the folder and the file are
+    /// created. Or `postgres://user:password@host/database`, for several servers on one database.
     pub url: String,
 }
 
@@ -52,13 +78,39 @@ impl Default for StoreConfig {
     }
 }
 
+impl std::fmt::Debug for StoreConfig {
+    /// Without what stands before the `@`: there may be a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (scheme, rest) = self.url.split_once("://").unwrap_or(("", &self.url));
+        let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+        write!(f, "StoreConfig({scheme}://{rest})")
+    }
+}
+
+/// What a URL leads to.
+enum Place {
+    File(PathBuf),
+    Server(Box<PgConnectOptions>),
+}
+
 impl StoreConfig {
-    /// The database file that `url` names.
-    pub fn path(&self) -> Result<PathBuf, StoreError> {
+    /// Whether the URL is one.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.place().map(drop)
+    }
+
+    fn place(&self) -> Result<Place, StoreError> {
         if self.url.starts_with("postgres://") || self.url.starts_with("postgresql://") {
-            return Err(StoreError::PostgresUnsupported);
+            // The parser's message is not passed on: it quotes parts of the URL.
+            let options = PgConnectOptions::from_str(&self.url).map_err(|_| {
+                StoreError::Url("it is no PostgreSQL URL; write postgres://user:password@host:5432/database")
+            })?;
+            return Ok(Place::Server(Box::new(options)));
         }
-        let path = self.url.strip_prefix("sqlite://").ok_or(StoreError::Url("it must begin with sqlite://"))?;
+        let path = self
+            .url
+            .strip_prefix("sqlite://")
+            .ok_or(StoreError::Url("it must begin with sqlite:// or postgres://"))?;
         if path.is_empty() || path.ends_with('/') {
             return Err(StoreError::Url("it names no file; the default is sqlite://data/offhook.db"));
         }
@@ -68,14 +120,21 @@ impl StoreConfig {
         if path.contains(['?', '#']) {
             return Err(StoreError::Url("it takes a path only, without parameters"));
         }
-        Ok(PathBuf::from(path))
+        Ok(Place::File(PathBuf::from(path)))
     }
+}
 
-    /// Where the secrets key lies unless it is configured: `offhook.db.key`.
-    fn key_path(&self) -> Result<PathBuf, StoreError> {
-        let mut path = self.path()?.into_os_string();
-        path.push(".key");
-        Ok(path.into())
+impl Place {
+    /// `offhook.db.key` beside the database.
+    fn key_path(&self) -> PathBuf {
+        match self {
+            Place::File(path) => {
+                let mut path = path.clone().into_os_string();
+                path.push(".key");
+                path.into()
+            }
+            Place::Server(_) => SERVER_KEY_FILE.into(),
+        }
     }
 }
 
@@ -83,19 +142,20 @@ impl StoreConfig {
 pub enum StoreError {
     #[error("store.url: {0}")]
     Url(&'static str),
-    #[error("store.url: PostgreSQL is not supported yet by this build; use sqlite://PATH")]
-    PostgresUnsupported,
     #[error("cannot create the folder {}: {source}", .path.display())]
     Folder { path: PathBuf, source: std::io::Error },
-    /// Not there, not readable, not a database, or locked for longer than `BUSY_LIMIT`.
+    /// Not there, not readable, not a database, or locked for longer than `LOCK_LIMIT`.
     #[error("cannot open the store {}: {source}", .path.display())]
     Open { path: PathBuf, source: sqlx::Error },
+    /// Not reachable, or it does not let this user in.
+    #[error("cannot open the store on PostgreSQL at {host}, database {database:?}: {source}")]
+    Connect { host: String, database: String, source: sqlx::Error },
     /// The schema is another version's: start that version, or restore a backup.
     #[error("cannot bring the store's tables up to date: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error(transparent)]
     Secrets(#[from] SecretsError),
-    /// A query failed: the disk, or a lock that was not given up in time. It may be tried again.
+    /// A query failed: the disk, the server, or a lock that was not given up in time. It may be tried again.
     #[error("the store failed: {0}")]
     Query(#[from] sqlx::Error),
     /// A row that this version cannot read.
@@ -103,49 +163,55 @@ pub enum StoreError {
     Corrupt { what: String, detail: String },
 }
 
+impl StoreError {
+    /// Whether it is a row that was refused because there is one of its name already.
+    pub fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Query(sqlx::Error::Database(error)) if error.is_unique_violation())
+    }
+}
+
 /// The open store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    options: SqliteConnectOptions,
-    /// One connection: writes queue here instead of failing on each other's locks.
-    writer: SqlitePool,
-    readers: SqlitePool,
-    sealer: Sealer,
+    db: Db,
+    /// Replaced when the key is rotated.
+    sealer: Arc<ArcSwap<Sealer>>,
+    /// Where the key lies, if it lies in a file.
+    key_file: Option<Arc<Path>>,
 }
 
 impl Store {
     /// Opens the store, creating it on first start. `key` is `security.secrets_key`; without it, the key lies in a
-    /// file beside the database, made on first start too.
+    /// file beside the database (`data/offhook.key` for PostgreSQL), made on first start too.
     pub async fn open(config: &StoreConfig, key: Option<&SecretString>) -> Result<Self, StoreError> {
-        let path = config.path()?;
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            // Phone numbers and recordings will lie here: nobody else needs to look in.
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)
-                .map_err(|source| StoreError::Folder { path: folder.to_owned(), source })?;
-        }
+        let place = config.place()?;
+        let key_path = place.key_path();
         let configured = key.map(Sealer::from_base64).transpose()?;
-        let (options, writer) = open_file(&path).await?;
-        let readers = SqlitePoolOptions::new()
-            .min_connections(0)
-            .max_connections(READERS)
-            .acquire_timeout(ACQUIRE_LIMIT)
-            .connect_lazy_with(options.clone());
-        let sealed: Option<Vec<u8>> = probe(&writer).await?;
+        let db = match place {
+            Place::File(path) => open_file(&path).await?,
+            Place::Server(options) => open_server(*options).await?,
+        };
+        let sealed = probe(&db).await?;
+        let key_file = configured.is_none().then(|| Arc::from(key_path.as_path()));
         let sealer = match configured {
             Some(sealer) => sealer,
-            None => Sealer::from_file(&config.key_path()?, sealed.is_none())?,
+            None => {
+                make_folder(&key_path)?;
+                Sealer::from_file(&key_path, sealed.is_none())?
+            }
         };
-        let store = Self { options, writer, readers, sealer };
+        let store = Self { db, sealer: Arc::new(ArcSwap::from_pointee(sealer)), key_file };
         store.check_key(sealed).await?;
         Ok(store)
     }
 
-    /// A store to try a change on: the one on disk if there is one, else an empty one in memory. Creates no file.
+    /// A store to try a change on: the one that is there, or an empty one in memory. Creates no file and no table.
     pub async fn open_for_preview(config: &StoreConfig, key: Option<&SecretString>) -> Result<Self, StoreError> {
-        if config.path()?.exists() {
+        let there = match config.place()? {
+            Place::File(path) => path.exists(),
+            Place::Server(options) => has_tables(*options).await?,
+        };
+        if there {
             return Self::open(config, key).await;
         }
         let options = SqliteConnectOptions::from_str("sqlite::memory:")?.foreign_keys(true);
@@ -156,47 +222,77 @@ impl Store {
             .idle_timeout(None)
             .max_lifetime(None)
             .acquire_timeout(ACQUIRE_LIMIT)
-            .connect_with(options.clone())
+            .connect_with(options)
             .await?;
-        MIGRATIONS.run(&only).await?;
-        Ok(Self { options, writer: only.clone(), readers: only, sealer: Sealer::random() })
+        SQLITE.run(&only).await?;
+        Ok(Self {
+            db: Db::Sqlite { writer: only.clone(), readers: only },
+            sealer: Arc::new(ArcSwap::from_pointee(Sealer::random())),
+            key_file: None,
+        })
     }
 
-    /// Closes all connections; the write-ahead log is folded into the database.
+    /// Closes all connections; SQLite's write-ahead log is folded into the database.
     pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
+        self.db.close().await;
     }
 
-    /// Begins a write. The lock is taken at once, so that what is read in it stays true until the end.
-    async fn write(&self) -> Result<SqliteTransaction<'static>, StoreError> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    /// Begins a change of what companies set up: one at a time, and noticed by every server (`watch`).
+    async fn change(&self) -> Result<Tx, StoreError> {
+        let mut tx = self.db.write().await?;
+        tx.lock(Lock::Setup).await?;
+        tx.execute("UPDATE setup_version SET version = version + 1 WHERE id = 1", args![]).await?;
+        Ok(tx)
+    }
+
+    fn sealer(&self) -> Arc<Sealer> {
+        self.sealer.load_full()
     }
 
     /// Proves that the key is the one that this database was sealed with; on first start, seals the proof.
     async fn check_key(&self, mut sealed: Option<Vec<u8>>) -> Result<(), StoreError> {
         if sealed.is_none() {
-            sqlx::query("INSERT INTO secrets_probe (id, sealed) VALUES (1, ?) ON CONFLICT (id) DO NOTHING")
-                .bind(self.sealer.seal(PROBE_CONTEXT, PROBE))
-                .execute(&self.writer)
+            self.db
+                .execute(
+                    "INSERT INTO secrets_probe (id, sealed) VALUES (1, $1) ON CONFLICT (id) DO NOTHING",
+                    args![self.sealer().seal(PROBE_CONTEXT, PROBE)],
+                )
                 .await?;
             // Another process may have been first.
-            sealed = probe(&self.writer).await?;
+            sealed = probe(&self.db).await?;
         }
-        self.sealer.open(PROBE_CONTEXT, &sealed.unwrap_or_default(), "the store")?;
-        Ok(())
+        let sealed = sealed.unwrap_or_default();
+        match self.sealer().open(PROBE_CONTEXT, &sealed, "the store") {
+            Ok(_) => Ok(()),
+            Err(wrong) => match self.finish_rotation(&sealed)? {
+                true => Ok(()),
+                false => Err(wrong.into()),
+            },
+        }
     }
 }
 
 const PROBE: &[u8] = b"offhook";
 const PROBE_CONTEXT: &[u8] = b"offhook secrets probe";
 
-async fn probe(pool: &SqlitePool) -> Result<Option<Vec<u8>>, StoreError> {
-    Ok(sqlx::query_scalar("SELECT sealed FROM secrets_probe WHERE id = 1").fetch_optional(pool).await?)
+async fn probe(db: &Db) -> Result<Option<Vec<u8>>, StoreError> {
+    let row: Option<(Vec<u8>,)> = db.first("SELECT sealed FROM secrets_probe WHERE id = 1", args![]).await?;
+    Ok(row.map(|(sealed,)| sealed))
+}
+
+/// Phone numbers and recordings will lie in this file's folder: nobody else needs to look in.
+fn make_folder(file: &Path) -> Result<(), StoreError> {
+    let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|source| StoreError::Folder { path: folder.to_owned(), source })
 }
 
 /// Opens the file and brings its tables up to date.
-async fn open_file(path: &Path) -> Result<(SqliteConnectOptions, SqlitePool), StoreError> {
+async fn open_file(path: &Path) -> Result<Db, StoreError> {
+    make_folder(path)?;
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
@@ -204,7 +300,7 @@ async fn open_file(path: &Path) -> Result<(SqliteConnectOptions, SqlitePool), St
         // A record that was written survives a power cut; at a few writes per call the extra fsync is not felt.
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
-        .busy_timeout(BUSY_LIMIT);
+        .busy_timeout(LOCK_LIMIT);
     let open = |source| StoreError::Open { path: path.to_owned(), source };
     let mut attempt = 1;
     let writer = loop {
@@ -216,19 +312,63 @@ async fn open_file(path: &Path) -> Result<(SqliteConnectOptions, SqlitePool), St
             Err(error) => return Err(open(error)),
         }
     };
-    while let Err(error) = MIGRATIONS.run(&writer).await {
-        if attempt >= MIGRATION_ATTEMPTS
-            || !matches!(
-                error,
-                sqlx::migrate::MigrateError::Execute(_) | sqlx::migrate::MigrateError::ExecuteMigration(..)
-            )
-        {
-            return Err(error.into());
-        }
-        debug!(attempt, error = %error, "another process may be creating the tables; looking again");
-        again(&mut attempt).await;
+    while let Err(error) = SQLITE.run(&writer).await {
+        refused(error, &mut attempt).await?;
     }
-    Ok((options, writer))
+    let readers = SqlitePoolOptions::new()
+        .min_connections(0)
+        .max_connections(READERS)
+        .acquire_timeout(ACQUIRE_LIMIT)
+        .connect_lazy_with(options);
+    Ok(Db::Sqlite { writer, readers })
+}
+
+/// Connects to the server and brings the tables up to date. sqlx takes an advisory lock for that.
+async fn open_server(options: PgConnectOptions) -> Result<Db, StoreError> {
+    let pool = connect(options).await?;
+    let mut attempt = 1;
+    while let Err(error) = POSTGRES.run(&pool).await {
+        refused(error, &mut attempt).await?;
+    }
+    Ok(Db::Postgres(pool))
+}
+
+async fn connect(options: PgConnectOptions) -> Result<PgPool, StoreError> {
+    let ms = |limit: Duration| limit.as_millis().to_string();
+    let failed = {
+        let host = format!("{}:{}", options.get_host(), options.get_port());
+        let database = options.get_database().unwrap_or_default().to_owned();
+        move |source| StoreError::Connect { host, database, source }
+    };
+    let options = options.application_name("offhook").options([
+        ("statement_timeout", ms(STATEMENT_LIMIT)),
+        ("lock_timeout", ms(LOCK_LIMIT)),
+        ("idle_in_transaction_session_timeout", ms(3 * STATEMENT_LIMIT)),
+    ]);
+    PgPoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(ACQUIRE_LIMIT)
+        .connect_with(options)
+        .await
+        .map_err(failed)
+}
+
+async fn has_tables(options: PgConnectOptions) -> Result<bool, StoreError> {
+    let pool = connect(options).await?;
+    let there = sqlx::query_scalar("SELECT to_regclass('company') IS NOT NULL").fetch_one(&pool).await?;
+    pool.close().await;
+    Ok(there)
+}
+
+/// Whether to look again at tables that could not be made: another process may be making them.
+async fn refused(error: sqlx::migrate::MigrateError, attempt: &mut u32) -> Result<(), StoreError> {
+    use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
+    if *attempt >= MIGRATION_ATTEMPTS || !matches!(error, Execute(_) | ExecuteMigration(..)) {
+        return Err(error.into());
+    }
+    debug!(attempt, error = %error, "another process may be creating the tables; looking again");
+    again(attempt).await;
+    Ok(())
 }
 
 fn is_busy(error: &sqlx::Error) -> bool {
@@ -257,14 +397,35 @@ mod tests {
 
     #[test]
     fn a_url_is_a_path_or_a_clear_error() {
-        let path = |url: &str| StoreConfig { url: url.into() }.path().map_err(|error| error.to_string());
-        assert_eq!(path("sqlite://data/offhook.db").unwrap(), Path::new("data/offhook.db"));
-        assert_eq!(path("sqlite:///var/lib/offhook.db").unwrap(), Path::new("/var/lib/offhook.db"));
-        assert!(path("postgres://u:p@h/d").unwrap_err().contains("not supported yet by this build"));
-        for url in ["", "offhook.db", "sqlite://", "sqlite://data/", "sqlite://:memory:", "sqlite://a.db?mode=ro"] {
-            let error = path(url).unwrap_err();
+        let place = |url: &str| StoreConfig { url: url.into() }.place();
+        let path = |url: &str| match place(url).unwrap() {
+            Place::File(path) => path,
+            Place::Server(_) => panic!("{url} is a file"),
+        };
+        assert_eq!(path("sqlite://data/offhook.db"), Path::new("data/offhook.db"));
+        assert_eq!(path("sqlite:///var/lib/offhook.db"), Path::new("/var/lib/offhook.db"));
+        assert!(matches!(place("postgres://u:p@h/d"), Ok(Place::Server(options)) if options.get_host() == "h"));
+        let bad = ["", "a.db", "sqlite://", "sqlite://data/", "sqlite://:memory:", "sqlite://a.db?mode=ro"];
+        for url in bad.into_iter().chain(["postgres://u:p@h:port/d"]) {
+            let error = StoreConfig { url: url.into() }.check().unwrap_err().to_string();
             assert!(error.starts_with("store.url"), "{url}: {error}");
         }
+    }
+
+    #[test]
+    fn a_password_in_the_url_is_not_printed() {
+        let printed = format!("{:?}", StoreConfig { url: "postgres://anna:s3cr@t@db:5432/offhook".into() });
+        assert_eq!(printed, "StoreConfig(postgres://db:5432/offhook)");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_named_without_its_password() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let url = format!("postgres://anna:very-secret@127.0.0.1:{port}/offhook");
+        let error = Store::open(&StoreConfig { url }, Some(&key(1))).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("127.0.0.1:{port}")) && !error.contains("very-secret"), "{error}");
     }
 
     #[tokio::test]
@@ -312,7 +473,7 @@ mod tests {
         let config = config(&dir);
         let (one, two) = tokio::join!(Store::open(&config, None), Store::open(&config, None));
         let (one, two) = (one.unwrap(), two.unwrap());
-        let sealed = one.sealer.seal(b"c", b"s");
-        assert_eq!(two.sealer.open(b"c", &sealed, "x").unwrap(), b"s");
+        let sealed = one.sealer().seal(b"c", b"s");
+        assert_eq!(two.sealer().open(b"c", &sealed, "x").unwrap(), b"s");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -13,6 +14,22 @@ pub struct CallId(Uuid);
 impl CallId {
     pub fn new() -> Self {
         Self(Uuid::now_v7())
+    }
+
+    pub const fn uuid(self) -> Uuid {
+        self.0
+    }
+
+    /// When it was made, to the millisecond (RFC 9562 §5.7). `None`: it is no UUIDv7.
+    pub fn made(self) -> Option<Timestamp> {
+        let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
+        Timestamp::new(seconds.try_into().ok()?, nanos.try_into().ok()?).ok()
+    }
+}
+
+impl From<Uuid> for CallId {
+    fn from(id: Uuid) -> Self {
+        Self(id)
     }
 }
 
@@ -78,6 +95,15 @@ pub enum Direction {
     Outbound,
 }
 
+impl Direction {
+    pub const fn label(self) -> &'static str {
+        match self {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        }
+    }
+}
+
 /// Who did something on a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -128,9 +154,28 @@ pub enum EndReason {
     Panicked,
     /// The server is shutting down and the grace period is over.
     Drained,
+    /// The process that ran the call died; its next start wrote this.
+    Crashed,
+    /// It was answered, but its audio never came: the caller was gone, or the provider did not connect us.
+    NeverConnected,
 }
 
 impl EndReason {
+    pub const ALL: [EndReason; 12] = [
+        EndReason::HungUp,
+        EndReason::Goodbye,
+        EndReason::Silence,
+        EndReason::TooLong,
+        EndReason::NoMedia,
+        EndReason::ConnectionLost,
+        EndReason::ProtocolError,
+        EndReason::EngineFailed,
+        EndReason::Panicked,
+        EndReason::Drained,
+        EndReason::Crashed,
+        EndReason::NeverConnected,
+    ];
+
     pub const fn label(self) -> &'static str {
         match self {
             EndReason::HungUp => "hung_up",
@@ -143,6 +188,8 @@ impl EndReason {
             EndReason::EngineFailed => "engine_failed",
             EndReason::Panicked => "panicked",
             EndReason::Drained => "drained",
+            EndReason::Crashed => "crashed",
+            EndReason::NeverConnected => "never_connected",
         }
     }
 }

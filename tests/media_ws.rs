@@ -20,7 +20,7 @@ use offhook::protocol::twilio::message::{
     FromTwilio, Media, MediaFormat, Start, ToTwilio, decode_payload, encode_payload,
 };
 use offhook::providers::twilio::signature::sign;
-use offhook::store::directory::{Credentials, Directory, Integration, Line};
+use offhook::store::directory::{Directory, Integration, Line};
 use offhook::telephony::{CallEnd, EndReason, Party};
 use offhook::transport::leg::{Leg, LegCommand, LegEvent};
 use offhook::transport::twilio_ws::TwilioWsConfig;
@@ -123,18 +123,26 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let config = ServerConfig { public_url: public_url.map(str::to_owned), ..ServerConfig::default() };
         let agent: AgentProfile = toml::from_str("name = \"Front desk\"").unwrap();
+        let token = auth_token();
+        let values = [("account_sid", ACCOUNT), ("auth_token", token.expose_secret())];
         let directory = Directory::new(
             vec![Integration {
                 id: INTEGRATION,
+                company_id: Uuid::nil(),
                 company: "Acme".into(),
                 name: "Main".into(),
-                credentials: Credentials::Twilio {
-                    account_sid: ACCOUNT.into(),
-                    auth_token: auth_token(),
-                    api_base: None,
-                },
+                provider: "twilio",
+                credentials: Credentials::from_stored(values.map(|(name, value)| (name.into(), value.into())).into()),
+                webhook_secret: None,
             }],
-            vec![Line { integration: INTEGRATION, number: OURS.into(), agent: Arc::new(agent) }],
+            vec![Line {
+                id: Uuid::nil(),
+                integration: INTEGRATION,
+                number: OURS.into(),
+                agent_id: Uuid::nil(),
+                agent_version: 1,
+                agent: Arc::new(agent),
+            }],
         );
         let (started_tx, started) = mpsc::unbounded_channel();
         let (seen_tx, seen) = mpsc::unbounded_channel();

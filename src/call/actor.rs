@@ -31,6 +31,7 @@ use crate::media::frame::FRAME;
 use crate::media::vad::Detector;
 use crate::speech::llm::ToolCall;
 use crate::speech::stt::{SttEvent, SttInput, SttRequest, SttSession};
+use crate::store::ledger::Ledger;
 use crate::telephony::{CallEnd, EndReason, Party};
 use crate::transport::leg::{Leg, LegEvent};
 
@@ -42,6 +43,7 @@ pub(crate) struct Parts {
     pub settings: TurnSettings,
     pub tools: Arc<ToolBox>,
     pub recorder: Recorder,
+    pub ledger: Ledger,
     pub record: SharedRecord,
     pub events: CallEvents,
     pub commands: mpsc::Receiver<CallCommand>,
@@ -95,6 +97,7 @@ pub(crate) struct Call {
     voice: Voice,
     tools: Arc<ToolBox>,
     recorder: Recorder,
+    ledger: Ledger,
     record: SharedRecord,
     events: CallEvents,
     commands: mpsc::Receiver<CallCommand>,
@@ -130,6 +133,7 @@ impl Call {
             settings,
             tools,
             recorder,
+            ledger,
             record,
             events,
             commands,
@@ -166,6 +170,7 @@ impl Call {
             engines,
             tools,
             recorder,
+            ledger,
             record,
             events,
             commands,
@@ -665,7 +670,9 @@ impl Call {
     }
 
     fn write_record(&self) {
-        self.recorder.record(&self.record.lock());
+        let record = self.record.lock();
+        self.recorder.record(&record);
+        self.ledger.note(record.clone());
     }
 
     /// Everything that runs for the call is stopped and waited for; the record gets its end.
@@ -682,8 +689,8 @@ impl Call {
         self.tasks.shutdown().await;
         {
             let mut record = self.record.lock();
-            record.end = Some(end);
-            record.ended = Some(clock::now());
+            record.close(clock::now(), end);
+            self.ledger.note(record.clone());
         }
         let _ = self.events.send(CallEvent::Ended { call: self.setup.id, end });
         info!(

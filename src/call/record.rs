@@ -1,43 +1,59 @@
-//! The call record: the facts of a call, written beside its recording as the call goes.
+//! The call record: the facts of a call, written beside its recording and into the store as the call goes.
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+use crate::call::registry::CallSetup;
+use crate::clock;
 use crate::conversation::transcript::Transcript;
-use crate::telephony::{CallEnd, CallId, Direction, PhoneNumber};
+pub use crate::store::calls::{CallRecord, Interruptions, LegRecord};
+use crate::telephony::{Direction, Party};
 
-/// Everything known of a call; `end` is absent while it runs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CallRecord {
-    pub id: CallId,
-    pub direction: Direction,
-    pub company: String,
-    pub provider: String,
-    pub provider_call: String,
-    pub from: PhoneNumber,
-    pub to: PhoneNumber,
-    pub agent: String,
-    pub started: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub end: Option<CallEnd>,
-    pub transcript: Transcript,
-    /// What the agent noted (`remember`): key → value.
-    pub remembered: BTreeMap<String, serde_json::Value>,
-    /// The caller asked for a person, and why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub handover: Option<String>,
-    pub interruptions: Interruptions,
-    /// Faults that were survived, in words.
-    pub faults: Vec<String>,
+/// What is known of a call before its audio comes.
+pub fn offered(setup: &CallSetup) -> CallRecord {
+    CallRecord {
+        id: setup.id,
+        direction: setup.direction,
+        company: setup.company.clone(),
+        company_id: setup.company_id,
+        integration_id: setup.integration,
+        provider: setup.provider.into(),
+        provider_call: setup.provider_call.clone(),
+        line: setup.line.clone(),
+        from: setup.from.clone(),
+        to: setup.to.clone(),
+        agent: setup.agent.name.clone(),
+        agent_id: setup.agent_id,
+        agent_version: setup.agent_version,
+        purpose: setup.purpose.clone(),
+        // An id holds the millisecond at which it was made: the webhook, not the audio, began the call.
+        started: setup.id.made().unwrap_or_else(clock::now),
+        answered: None,
+        ended: None,
+        end: None,
+        legs: Vec::new(),
+        transcript: Transcript::default(),
+        remembered: BTreeMap::new(),
+        handover: None,
+        interruptions: Default::default(),
+        faults: Vec::new(),
+        recorded: false,
+    }
 }
 
-/// How often playout stood still for the caller's voice, and what became of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Interruptions {
-    pub suspected: u32,
-    pub confirmed: u32,
-    pub denied: u32,
+/// Its audio is there.
+pub(crate) fn answered(setup: &CallSetup) -> CallRecord {
+    let now = clock::now();
+    // Whoever dialled, the caller is the person that the agent talks with.
+    let peer = match setup.direction {
+        Direction::Inbound => &setup.from,
+        Direction::Outbound => &setup.to,
+    };
+    let leg = LegRecord {
+        party: Party::Caller,
+        transport: setup.provider.into(),
+        number: peer.clone(),
+        started: now,
+        ended: None,
+    };
+    CallRecord { answered: Some(now), legs: vec![leg], ..offered(setup) }
 }

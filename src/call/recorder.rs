@@ -7,13 +7,14 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use crate::call::record::CallRecord;
 use crate::media::frame::SampleRate;
 use crate::media::wav::StereoRecorder;
-use crate::telephony::CallId;
+use crate::telephony::{CallEnd, CallId};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -56,6 +57,11 @@ impl Archive {
         let dir = config.dir.clone();
         let thread = std::thread::Builder::new().name("archive".into()).spawn(move || write_all(&queue, &dir))?;
         Ok((Self { jobs, config }, thread))
+    }
+
+    /// Whether sound is kept.
+    pub fn records_sound(&self) -> bool {
+        self.config.enabled
     }
 
     /// The folder of one call.
@@ -272,6 +278,23 @@ fn replace(folder: &Path, json: &[u8]) -> std::io::Result<()> {
     let beside = folder.join("record.json.part");
     std::fs::write(&beside, json)?;
     std::fs::rename(beside, folder.join("record.json"))
+}
+
+/// Closes the record in a call's folder that a process left open when it died.
+pub fn close_record(config: &RecordingConfig, call: CallId, at: Timestamp, end: CallEnd) {
+    let folder = config.dir.join(call.to_string());
+    let closed = || -> anyhow::Result<()> {
+        let mut record: CallRecord = serde_json::from_slice(&std::fs::read(folder.join("record.json"))?)?;
+        if record.ended.is_none() {
+            record.close(at, end);
+            replace(&folder, &serde_json::to_vec_pretty(&record)?)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = closed() {
+        // The store has the record; the folder is for people.
+        warn!(%call, %error, "the record in the call's folder stays open");
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! The calls that are running: starting one, finding one, draining them all.
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +13,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error, info_span, warn};
+use uuid::Uuid;
 
 use crate::agent::memory::Memory;
 use crate::agent::profile::AgentProfile;
@@ -22,12 +22,12 @@ use crate::agent::tools::{ToolBox, ToolRegistry};
 use crate::call::actor::{Call, Parts};
 use crate::call::engines::Engines;
 use crate::call::handle::{COMMAND_QUEUE, CallCommand, CallEvent, CallEvents, CallHandle, CallStatus, EVENT_QUEUE};
-use crate::call::record::{CallRecord, Interruptions};
+use crate::call::record::{self, CallRecord};
 use crate::call::recorder::Archive;
 use crate::clock;
 use crate::conversation::settings::TurnSettings;
-use crate::conversation::transcript::Transcript;
 use crate::media::vad::Detector;
+use crate::store::ledger::Ledger;
 use crate::telephony::{CallEnd, CallId, Direction, EndReason, Party, PhoneNumber};
 use crate::transport::leg::Leg;
 
@@ -37,13 +37,21 @@ pub struct CallSetup {
     pub id: CallId,
     pub direction: Direction,
     pub company: String,
+    pub company_id: Uuid,
+    pub integration: Uuid,
     /// `twilio`, `ringostat`, `binotel`, `sip`.
     pub provider: &'static str,
     /// The provider's own id of the call, e.g. `CA…`.
     pub provider_call: String,
+    /// The line of ours that it is on.
+    pub line: String,
     pub from: PhoneNumber,
     pub to: PhoneNumber,
     pub agent: Arc<AgentProfile>,
+    pub agent_id: Option<Uuid>,
+    pub agent_version: Option<i64>,
+    /// Why we dialled.
+    pub purpose: Option<String>,
 }
 
 /// Why a call was not taken.
@@ -94,6 +102,7 @@ struct Inner {
     settings: TurnSettings,
     limits: LimitsConfig,
     archive: Archive,
+    ledger: Ledger,
     detector: Detector,
     events: CallEvents,
     running: DashMap<CallId, CallHandle>,
@@ -121,6 +130,7 @@ impl Calls {
         settings: TurnSettings,
         limits: LimitsConfig,
         archive: Archive,
+        ledger: Ledger,
         detector: Detector,
     ) -> Self {
         let (events, _) = broadcast::channel(EVENT_QUEUE);
@@ -131,6 +141,7 @@ impl Calls {
                 settings,
                 limits,
                 archive,
+                ledger,
                 detector,
                 events,
                 running: DashMap::new(),
@@ -141,11 +152,11 @@ impl Calls {
         }
     }
 
-    /// Whether a call would be taken now: not draining, below `limits.max_calls`.
+    /// Whether a call would be taken now: not draining, below `limits.max_calls`, and its record could be kept.
     pub fn ready(&self) -> Result<(), Refused> {
         if self.inner.draining.load(Ordering::Acquire) {
             Err(Refused::Draining)
-        } else if self.inner.running.len() >= self.inner.limits.max_calls {
+        } else if self.inner.running.len() >= self.inner.limits.max_calls || self.inner.ledger.is_full() {
             Err(Refused::Full)
         } else {
             Ok(())
@@ -159,6 +170,15 @@ impl Calls {
         Ok(())
     }
 
+    /// Writes down a call that is about to be answered, and waits a moment for the disk: whoever is told to connect a
+    /// call has its record. A store that stands still holds up nobody; the record waits in memory.
+    pub async fn offer(&self, setup: &CallSetup) {
+        self.inner.ledger.offer(record::offered(setup));
+        if !self.inner.ledger.flush(OFFER_WAIT).await {
+            warn!(call = %setup.id, "the store is slow: the call is answered before its record is on disk");
+        }
+    }
+
     /// Starts the call's task; the leg's packets must be flowing or about to.
     pub fn start(&self, setup: CallSetup, leg: Leg) -> Result<CallHandle, Refused> {
         self.ready()?;
@@ -170,7 +190,8 @@ impl Calls {
         let engines = inner.engines.for_agent(&setup.agent).map_err(|error| refuse(error.to_string()))?;
         let tools = inner.tool_box(&setup.agent).map_err(refuse)?;
         let start = tokio::time::Instant::now().into_std();
-        let record = SharedRecord(Arc::new(Mutex::new(first_record(&setup))));
+        let first = CallRecord { recorded: inner.archive.records_sound(), ..record::answered(&setup) };
+        let record = SharedRecord(Arc::new(Mutex::new(first)));
         let (commands_tx, commands) = mpsc::channel(COMMAND_QUEUE);
         let (status, watch) = watch::channel(CallStatus::Talking);
         let hangup = CancellationToken::new();
@@ -188,6 +209,7 @@ impl Calls {
             engines,
             tools: Arc::new(tools),
             recorder: inner.archive.recorder(id, start),
+            ledger: inner.ledger.clone(),
             record: record.clone(),
             events: inner.events.clone(),
             commands,
@@ -216,8 +238,8 @@ impl Calls {
                 error!("a call's task panicked; the call is over, the others go on");
                 {
                     let mut record = record.lock();
-                    record.end = Some(end);
-                    record.ended = Some(clock::now());
+                    record.close(clock::now(), end);
+                    self.inner.ledger.note(record.clone());
                     self.inner.archive.recorder(id, tokio::time::Instant::now().into_std()).record(&record);
                 }
                 let _ = self.inner.events.send(CallEvent::Ended { call: id, end });
@@ -263,28 +285,9 @@ impl Calls {
     }
 }
 
+/// Most of what a provider may wait for the answer to an incoming call (200 ms).
+const OFFER_WAIT: Duration = Duration::from_millis(150);
 /// Enough for a spoken goodbye.
 const GOODBYE: Duration = Duration::from_secs(8);
 /// A cancelled call closes its files within this.
 const LAST: Duration = Duration::from_secs(5);
-
-fn first_record(setup: &CallSetup) -> CallRecord {
-    CallRecord {
-        id: setup.id,
-        direction: setup.direction,
-        company: setup.company.clone(),
-        provider: setup.provider.into(),
-        provider_call: setup.provider_call.clone(),
-        from: setup.from.clone(),
-        to: setup.to.clone(),
-        agent: setup.agent.name.clone(),
-        started: clock::now(),
-        ended: None,
-        end: None,
-        transcript: Transcript::default(),
-        remembered: BTreeMap::new(),
-        handover: None,
-        interruptions: Interruptions::default(),
-        faults: Vec::new(),
-    }
-}

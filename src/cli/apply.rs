@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::Config;
 use crate::store::setup::{Fault, Setup};
-use crate::store::{Action, ApplyError, ApplyOptions, Diff, Store, StoreConfig};
+use crate::store::{Action, ApplyError, ApplyOptions, Diff, Store, StoreConfig, Webhook};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -98,19 +98,25 @@ fn print(out: &mut impl Write, diff: &Diff, args: &Args, public_url: Option<&str
         [Action::Created, Action::Updated, Action::Unchanged, Action::Removed].map(|action| diff.count(action));
     let would = if args.dry_run { " (dry run: nothing was written)" } else { "" };
     writeln!(out, "{created} created, {updated} updated, {unchanged} unchanged, {removed} removed{would}")?;
-    if diff.webhooks.is_empty() {
+    // A SIP trunk posts nothing.
+    let posts = |webhook: &&Webhook| webhook.provider != "sip";
+    if diff.webhooks.iter().filter(posts).count() == 0 {
         return Ok(());
     }
-    writeln!(out, "\nIn the Twilio console, set each number's \"A call comes in\" webhook (HTTP POST) to:")?;
+    writeln!(out, "\nWhere the providers post events to (a number's \"A call comes in\" webhook, or the cabinet's):")?;
     let base = public_url.map_or("<server.public_url>", |url| url.trim_end_matches('/'));
-    for webhook in &diff.webhooks {
+    for webhook in diff.webhooks.iter().filter(posts) {
         let id = webhook.id.map_or("<the id that it gets when it is applied>".into(), |id| id.to_string());
-        writeln!(out, "  {} / {}: {base}/webhooks/twilio/{id}/voice", webhook.company, webhook.integration)?;
+        let Webhook { company, integration, provider, secret, .. } = webhook;
+        let secret = secret.as_ref().map_or("<its secret>", |secret| secret.expose_secret());
+        // Twilio signs what it posts; for the others, the path is the proof.
+        let last = if *provider == "twilio" { "voice" } else { secret };
+        writeln!(out, "  {company} / {integration}: {base}/webhooks/{provider}/{id}/{last}")?;
     }
     if public_url.is_none() {
         writeln!(
             out,
-            "warning: server.public_url is not set; Twilio must reach this server by it, as in https://voice.example.com"
+            "warning: server.public_url is not set; providers must reach this server by it, as in https://voice.example.com"
         )?;
     }
     writeln!(out, "Providers were not called: credentials and numbers are stored as they were written.")

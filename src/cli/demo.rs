@@ -19,7 +19,9 @@ use crate::call::record::CallRecord;
 use crate::config::Config;
 use crate::load::caller::{CallerReport, Ending, Way, http_client};
 use crate::load::fixture::{Ender, Fixture};
-use crate::store::directory::{Credentials, Directory, Integration, Line};
+use crate::providers::credentials::Credentials;
+use crate::store::directory::{Directory, Integration, Line};
+use crate::store::ledger::Ledger;
 use crate::telephony::Party;
 
 use judge::{Verdict, failures, judge};
@@ -100,7 +102,7 @@ async fn demonstrate(args: &Args, mut config: Config, fixture: Arc<Fixture>, out
     config.recording.dir = out.join("calls");
     let secret = Uuid::new_v4().simple().to_string();
     let (directory, integration) = set_up(args, &fixture, &secret)?;
-    let app = App::start(config, Arc::new(ArcSwap::from_pointee(directory))).await?;
+    let app = App::start(config, Arc::new(ArcSwap::from_pointee(directory)), Ledger::none()).await?;
     let (lines_tx, lines) = mpsc::channel(LINES);
     let telling = tokio::spawn(tell(app.calls.events(), lines_tx));
     let way = Way::Webhook {
@@ -163,13 +165,24 @@ fn set_up(args: &Args, fixture: &Fixture, secret: &str) -> anyhow::Result<(Direc
         turn: Default::default(),
     };
     let id = Uuid::now_v7();
-    let credentials = Credentials::Twilio {
-        account_sid: ACCOUNT.into(),
-        auth_token: SecretString::from(secret.to_owned()),
-        api_base: None,
+    let values = [("account_sid", ACCOUNT), ("auth_token", secret)];
+    let integration = Integration {
+        id,
+        company_id: Uuid::now_v7(),
+        company: "Oak Garden".into(),
+        name: "Demo".into(),
+        provider: "twilio",
+        credentials: Credentials::from_stored(values.map(|(name, value)| (name.into(), value.into())).into()),
+        webhook_secret: None,
     };
-    let integration = Integration { id, company: "Oak Garden".into(), name: "Demo".into(), credentials };
-    let line = Line { integration: id, number: NUMBER.into(), agent: Arc::new(agent) };
+    let line = Line {
+        id: Uuid::now_v7(),
+        integration: id,
+        number: NUMBER.into(),
+        agent_id: Uuid::now_v7(),
+        agent_version: 1,
+        agent: Arc::new(agent),
+    };
     Ok((Directory::new(vec![integration], vec![line]), id))
 }
 

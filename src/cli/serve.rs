@@ -1,14 +1,17 @@
 //! `offhook serve`: the server, until it is told to stop; then it drains.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 use crate::app::App;
+use crate::call::recorder;
 use crate::config::Config;
-use crate::store::Store;
+use crate::store::ledger::Ledger;
+use crate::store::{Store, nodes};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -16,6 +19,9 @@ pub struct Args {
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<std::net::SocketAddr>,
 }
+
+/// How long the last records may take to reach a store that is slow.
+const LAST_RECORDS: Duration = Duration::from_secs(5);
 
 pub async fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
     if let Some(listen) = args.listen {
@@ -26,7 +32,11 @@ pub async fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
         .context("the store could not be opened")?;
     let watch = tokio_util::sync::CancellationToken::new();
     let directory = store.watch(watch.clone()).await?;
-    let app = App::start(config, directory.directory.clone()).await?;
+    let (ledger, records, crashed) = Ledger::start(store.clone()).await?;
+    for call in &crashed {
+        recorder::close_record(&config.recording, call.call(), *call.ended_at, nodes::CRASHED);
+    }
+    let app = App::start(config, directory.directory.clone(), ledger).await?;
     info!(address = %app.address, "ready");
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -39,6 +49,7 @@ pub async fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
     }
+    records.stop(LAST_RECORDS).await;
     watch.cancel();
     directory.stopped().await;
     store.close().await;

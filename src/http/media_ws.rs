@@ -15,7 +15,6 @@ use crate::http::router::AppState;
 use crate::http::tokens::PendingCall;
 use crate::media::packet::Codec;
 use crate::providers::twilio::signature;
-use crate::store::directory::Credentials;
 use crate::transport::leg::Leg;
 use crate::transport::twilio_ws::TwilioSocket;
 
@@ -71,7 +70,7 @@ fn let_in(
     let pending = state.tokens.look_up(token, now).ok_or("token")?;
     let directory = state.directory.load();
     let integration = directory.integration(pending.integration).ok_or("integration")?;
-    let Credentials::Twilio { auth_token, .. } = &integration.credentials;
+    let auth_token = integration.credentials.secret("auth_token").ok_or("integration")?;
     let signature = headers.get(signature::HEADER).and_then(|value| value.to_str().ok()).ok_or("unsigned")?;
     let url = state.urls.websocket(uri.path_and_query().map_or("/", |path| path.as_str()));
     signature::verify_websocket(std::slice::from_ref(auth_token), &url, signature).map_err(|_| "forged")?;

@@ -11,6 +11,8 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -35,6 +37,10 @@ const WEBHOOK_LIMIT: Duration = Duration::from_secs(10);
 pub trait TakesCalls: Send + Sync + 'static {
     /// Whether a call would be taken now.
     fn ready(&self) -> Result<(), Refused>;
+    /// Writes down a call that is about to be answered; takes a tenth of a second at most.
+    fn offer<'a>(&'a self, _setup: &'a CallSetup) -> BoxFuture<'a, ()> {
+        futures::future::ready(()).boxed()
+    }
     /// Takes the call; a refusal drops the leg, which hangs up.
     fn start(&self, setup: CallSetup, leg: Leg) -> Result<(), Refused>;
 }
@@ -42,6 +48,10 @@ pub trait TakesCalls: Send + Sync + 'static {
 impl TakesCalls for Calls {
     fn ready(&self) -> Result<(), Refused> {
         Calls::ready(self)
+    }
+
+    fn offer<'a>(&'a self, setup: &'a CallSetup) -> BoxFuture<'a, ()> {
+        Calls::offer(self, setup).boxed()
     }
 
     fn start(&self, setup: CallSetup, leg: Leg) -> Result<(), Refused> {

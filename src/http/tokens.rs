@@ -131,11 +131,17 @@ mod tests {
                 id: CallId::new(),
                 direction: Direction::Inbound,
                 company: "Acme".into(),
+                company_id: Uuid::nil(),
+                integration: Uuid::nil(),
                 provider: "twilio",
                 provider_call: sid.into(),
+                line: "+15550001111".into(),
                 from: PhoneNumber::new("+15550002222"),
                 to: PhoneNumber::new("+15550001111"),
                 agent: Arc::new(agent),
+                agent_id: None,
+                agent_version: None,
+                purpose: None,
             },
         }
     }

@@ -19,7 +19,7 @@ use crate::http::router::AppState;
 use crate::http::tokens::PendingCall;
 use crate::providers::twilio::signature;
 use crate::providers::twilio::twiml::{self, ConnectStream, Then};
-use crate::store::directory::{Credentials, Integration};
+use crate::store::directory::Integration;
 use crate::telephony::{CallId, Direction, PhoneNumber};
 
 /// Said in Twilio's own voice: no agent and so no language is known.
@@ -59,12 +59,19 @@ pub(super) async fn voice(
         id,
         direction,
         company: integration.company.clone(),
+        company_id: integration.company_id,
+        integration: integration.id,
         provider: "twilio",
         provider_call: provider_call.to_owned(),
+        line: line.number.clone(),
         from: from.clone(),
         to: to.clone(),
         agent: line.agent.clone(),
+        agent_id: Some(line.agent_id),
+        agent_version: Some(line.agent_version),
+        purpose: None,
     };
+    state.calls.offer(&setup).await;
     let pending = PendingCall { integration: integration.id, setup };
     let Ok(token) = state.tokens.mint(pending, Instant::now().into_std()) else {
         warn!(integration = %integration.id, %from, reason = "too many calls offered at once", "call refused");
@@ -151,8 +158,9 @@ impl SignedForm {
         let integration = Uuid::try_parse(integration)
             .ok()
             .and_then(|id| state.directory.load().integration(id).cloned())
+            .filter(|integration| integration.provider == "twilio")
             .ok_or(Fault::UnknownIntegration)?;
-        let Credentials::Twilio { account_sid, auth_token, .. } = &integration.credentials;
+        let auth_token = integration.credentials.secret("auth_token").ok_or(Fault::UnknownIntegration)?;
         let headers = request.headers();
         let signature = headers.get(signature::HEADER).ok_or(Fault::Unsigned)?;
         let signature = signature.to_str().map_err(|_| Fault::Forged)?.to_owned();
@@ -175,7 +183,7 @@ impl SignedForm {
         signature::verify_form(std::slice::from_ref(auth_token), &url, &fields, &signature)
             .map_err(|_| Fault::Forged)?;
         let form = Self { integration: integration.clone(), fields };
-        if form.field("AccountSid") != account_sid {
+        if form.field("AccountSid") != integration.credentials.text("account_sid") {
             return Err(Fault::WrongAccount);
         }
         Ok(form)

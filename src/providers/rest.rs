@@ -1,25 +1,46 @@
 //! What the providers' REST clients share: one HTTP client that gives up in time, errors that name the cause and the
 //! cure, a pace that the provider can bear, and one rule for what may be tried again. Knows no provider.
 
+use std::fmt;
 use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// No connection after this is no connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// A whole request and its answer.
-pub const REQUEST_LIMIT: Duration = Duration::from_secs(15);
-/// Longest answer that is read.
-const MAX_BODY: usize = 8 << 20;
+/// How long and how often. The defaults are for live accounts; tests have shorter ones.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// No connection after this is no connection. 5 s.
+    pub connect: Duration,
+    /// A whole request and its answer. 15 s.
+    pub request: Duration,
+    /// Longest answer that is read, bytes. 8 MiB: a thousand of Twilio's numbers are three.
+    pub body: usize,
+    /// Reads are tried this often in all. 3.
+    pub attempts: u32,
+    /// Before the second attempt, doubled before each further one, and up to half as much again by chance, so that many
+    /// that failed together do not come back together. 500 ms.
+    pub first_wait: Duration,
+    /// A provider that asks for a longer wait has refused; so has a pace that has no place sooner. 10 s.
+    pub longest_wait: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            request: Duration::from_secs(15),
+            body: 8 << 20,
+            attempts: 3,
+            first_wait: Duration::from_millis(500),
+            longest_wait: Duration::from_secs(10),
+        }
+    }
+}
+
 /// How much of an answer goes into an error.
 const DETAIL_CHARS: usize = 300;
-/// Reads are tried this often in all.
-const ATTEMPTS: u32 = 3;
-const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// A provider that asks for a longer wait has refused.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// Why a provider did not do it. Holds no secret; every text says what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,8 +73,8 @@ pub enum ProviderError {
     Invalid { field: &'static str, problem: String },
 }
 
-/// A status and a body, whatever the status.
-#[derive(Clone, Debug)]
+/// A status and a body, whatever the status. Prints no body: some answers hold secrets.
+#[derive(Clone)]
 pub struct Reply {
     pub status: StatusCode,
     pub body: String,
@@ -74,6 +95,16 @@ impl Reply {
     }
 }
 
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply")
+            .field("status", &self.status.as_u16())
+            .field("bytes", &self.body.len())
+            .field("retry_after", &self.retry_after)
+            .finish()
+    }
+}
+
 /// One provider's host.
 #[derive(Debug)]
 pub struct Rest {
@@ -81,6 +112,7 @@ pub struct Rest {
     base: String,
     host: String,
     pace: Pace,
+    limits: Limits,
 }
 
 /// Whether a request may be sent a second time.
@@ -95,65 +127,78 @@ pub enum Repeat {
 impl Rest {
     /// `base` is a checked http(s) address. `gap`: the shortest time between two requests.
     pub fn new(base: &str, gap: Duration) -> Result<Self, ProviderError> {
+        Self::with_limits(base, gap, Limits::default())
+    }
+
+    pub fn with_limits(base: &str, gap: Duration, limits: Limits) -> Result<Self, ProviderError> {
         let invalid = |problem: String| ProviderError::Invalid { field: "api_base", problem };
         let url = reqwest::Url::parse(base).map_err(|error| invalid(format!("is no address: {error}")))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(invalid("must not hold a user or a password".into()));
+        }
         let host = url.host_str().unwrap_or_default().to_owned();
-        let client =
-            crate::speech::http::client(url.scheme() == "https", CONNECT_LIMIT).map_err(|error| invalid(error.to_string()))?;
-        Ok(Self { client, base: base.trim_end_matches('/').to_owned(), host, pace: Pace::new(gap) })
+        let client = crate::speech::http::client(url.scheme() == "https", limits.connect)
+            .map_err(|error| invalid(error.to_string()))?;
+        Ok(Self { client, base: base.trim_end_matches('/').to_owned(), host, pace: Pace::new(gap), limits })
     }
 
     pub fn get(&self, path: &str) -> RequestBuilder {
-        self.client.get(format!("{}{path}", self.base))
+        self.client.get(self.url(path))
     }
 
     pub fn post(&self, path: &str) -> RequestBuilder {
-        self.client.post(format!("{}{path}", self.base))
+        self.client.post(self.url(path))
     }
 
     pub fn delete(&self, path: &str) -> RequestBuilder {
-        self.client.delete(format!("{}{path}", self.base))
+        self.client.delete(self.url(path))
+    }
+
+    /// `path` begins with a slash: anything else could become part of the host.
+    pub fn url(&self, path: &str) -> String {
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        format!("{}{slash}{path}", self.base)
     }
 
     pub fn host(&self) -> &str {
         &self.host
     }
-}
 
-impl Rest {
     /// Any answer, whatever its status. A request that may be repeated is sent again while the provider is out of
     /// breath (429, 5xx, no connection). What is left then: 429 as an error, another status as a [`Reply`].
     pub async fn send(&self, request: RequestBuilder, repeat: Repeat) -> Result<Reply, ProviderError> {
+        let attempts = if repeat == Repeat::Safe { self.limits.attempts } else { 1 };
+        let mut request = request;
         let mut attempt = 1;
-        let mut next = Some(request);
-        while let Some(request) = next.take() {
+        loop {
             // A body that is a stream cannot be copied: it is sent once.
-            let spare = if repeat == Repeat::Safe && attempt < ATTEMPTS { request.try_clone() } else { None };
+            let spare = if attempt < attempts { request.try_clone() } else { None };
             let outcome = self.once(request).await;
             let wait = match &outcome {
                 Ok(reply) if reply.status == StatusCode::TOO_MANY_REQUESTS || reply.status.is_server_error() => {
-                    reply.retry_after.unwrap_or(FIRST_WAIT * attempt)
+                    reply.retry_after.unwrap_or_else(|| self.back_off(attempt))
                 }
-                Err(ProviderError::Unreachable { .. }) => FIRST_WAIT * attempt,
+                Err(ProviderError::Unreachable { .. }) => self.back_off(attempt),
                 _ => return outcome,
             };
-            if spare.is_none() || wait > LONGEST_WAIT {
-                return match outcome {
-                    Ok(reply) if reply.status == StatusCode::TOO_MANY_REQUESTS => {
-                        Err(ProviderError::RateLimited { retry_s: reply.retry_after.map(|wait| wait.as_secs()) })
-                    }
-                    outcome => outcome,
-                };
-            }
+            request = match spare {
+                Some(spare) if wait <= self.limits.longest_wait => spare,
+                _ => return limited(outcome),
+            };
             sleep(wait).await;
             attempt += 1;
-            next = spare;
         }
-        Err(self.unreachable("no attempt was made".into(), false))
+    }
+
+    fn back_off(&self, attempt: u32) -> Duration {
+        let wait = self.limits.first_wait * 2u32.pow((attempt - 1).min(8));
+        wait + wait.mul_f64(rand::random_range(0.0..0.5))
     }
 
     async fn once(&self, request: RequestBuilder) -> Result<Reply, ProviderError> {
-        self.pace.turn().await;
+        if let Err(wait) = self.pace.turn(self.limits.longest_wait).await {
+            return Err(ProviderError::RateLimited { retry_s: Some(wait.as_secs().max(1)) });
+        }
         let exchange = async {
             let mut response = request.send().await?;
             let status = response.status();
@@ -164,20 +209,21 @@ impl Rest {
                 .map(Duration::from_secs);
             let mut body = Vec::new();
             while let Some(chunk) = response.chunk().await? {
-                if body.len() + chunk.len() > MAX_BODY {
+                if body.len() + chunk.len() > self.limits.body {
                     return Ok(None);
                 }
                 body.extend_from_slice(&chunk);
             }
             Ok::<_, reqwest::Error>(Some((status, body, retry_after)))
         };
-        match timeout(REQUEST_LIMIT, exchange).await {
+        match timeout(self.limits.request, exchange).await {
             Ok(Ok(Some((status, body, retry_after)))) => {
                 Ok(Reply { status, body: String::from_utf8_lossy(&body).into_owned(), retry_after })
             }
-            Ok(Ok(None)) => Err(self.nonsense(format!("an answer over {} MiB", MAX_BODY >> 20))),
+            Ok(Ok(None)) => Err(self.nonsense(format!("an answer over {} bytes", self.limits.body))),
             Ok(Err(error)) => {
                 let maybe_done = !error.is_connect() && !error.is_builder();
+                // The address may hold a number or a token.
                 let error = error.without_url();
                 let mut detail = error.to_string();
                 let mut source = std::error::Error::source(&error);
@@ -188,16 +234,25 @@ impl Rest {
                 }
                 Err(self.unreachable(detail, maybe_done))
             }
-            Err(_) => Err(self.unreachable(format!("not within {} s", REQUEST_LIMIT.as_secs()), true)),
+            Err(_) => Err(self.unreachable(format!("not within {} ms", self.limits.request.as_millis()), true)),
         }
     }
 
-    fn unreachable(&self, detail: String, maybe_done: bool) -> ProviderError {
-        ProviderError::Unreachable { host: self.host.clone(), detail, maybe_done }
+    pub fn unreachable(&self, detail: impl Into<String>, maybe_done: bool) -> ProviderError {
+        ProviderError::Unreachable { host: self.host.clone(), detail: detail.into(), maybe_done }
     }
 
     pub fn nonsense(&self, detail: impl Into<String>) -> ProviderError {
         ProviderError::Nonsense { host: self.host.clone(), detail: detail.into() }
+    }
+}
+
+fn limited(outcome: Result<Reply, ProviderError>) -> Result<Reply, ProviderError> {
+    match outcome {
+        Ok(reply) if reply.status == StatusCode::TOO_MANY_REQUESTS => {
+            Err(ProviderError::RateLimited { retry_s: reply.retry_after.map(|wait| wait.as_secs()) })
+        }
+        outcome => outcome,
     }
 }
 
@@ -213,14 +268,53 @@ impl Pace {
         Self { gap, free_at: std::sync::Mutex::new(Instant::now()) }
     }
 
-    /// Waits for the next free place. A caller that gives up leaves its place empty.
-    pub async fn turn(&self) {
+    /// Waits for the next free place, or says at once that there is none within `longest` and how far off it is: a
+    /// crowd waits for a bounded time. A caller that gives up while it waits leaves its place empty.
+    pub async fn turn(&self, longest: Duration) -> Result<(), Duration> {
         let mine = {
             let mut free_at = self.free_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let mine = (*free_at).max(Instant::now());
+            let now = Instant::now();
+            let mine = (*free_at).max(now);
+            if mine - now > longest {
+                return Err(mine - now);
+            }
             *free_at = mine + self.gap;
             mine
         };
         sleep_until(mine).await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_are_kept_a_gap_apart_and_a_crowd_is_turned_away() {
+        let pace = Pace::new(Duration::from_millis(100));
+        let began = Instant::now();
+        for _ in 0..4 {
+            pace.turn(Duration::from_secs(1)).await.unwrap();
+        }
+        assert_eq!(began.elapsed(), Duration::from_millis(300));
+        let crowd = futures::future::join_all((0..20).map(|_| pace.turn(Duration::from_secs(1)))).await;
+        assert_eq!(crowd.iter().filter(|turn| turn.is_ok()).count(), 10);
+        assert_eq!(crowd[19], Err(Duration::from_millis(1_100)));
+    }
+
+    #[test]
+    fn an_answer_prints_without_its_body() {
+        let reply = Reply { status: StatusCode::OK, body: "auth_token: 0123".into(), retry_after: None };
+        assert!(!format!("{reply:?}").contains("0123"));
+        assert_eq!(reply.detail(), "auth_token: 0123");
+    }
+
+    #[test]
+    fn a_path_never_becomes_part_of_the_host() {
+        let rest = Rest::new("http://127.0.0.1:9300/", Duration::ZERO).unwrap();
+        assert_eq!(rest.url("/2010-04-01"), "http://127.0.0.1:9300/2010-04-01");
+        assert_eq!(rest.url("@evil.example.com/"), "http://127.0.0.1:9300/@evil.example.com/");
+        assert!(Rest::new("http://user:pass@127.0.0.1", Duration::ZERO).is_err());
     }
 }

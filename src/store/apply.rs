@@ -4,16 +4,18 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
-use secrecy::ExposeSecret;
-use sqlx::sqlite::SqliteTransaction;
+use secrecy::SecretString;
 use uuid::Uuid;
 
 use crate::agent::profile::AgentProfile;
 use crate::clock;
-use crate::store::directory::Credentials;
-use crate::store::read::{AgentRow, CompanyRow, IntegrationRow, LineRow, Rows, seal};
+use crate::providers::credentials::Credentials;
+use crate::store::agents::put_agent;
+use crate::store::db::{Tx, args};
+use crate::store::integrations::{NewIntegration, put_integration};
+use crate::store::read::{AgentRow, CompanyRow, IntegrationRow, LineRow, Rows};
 use crate::store::secrets::Sealer;
-use crate::store::setup::{Fault, LineSetup, Setup};
+use crate::store::setup::{CompanySetup, Fault, IntegrationSetup, LineSetup, Setup};
 use crate::store::{Store, StoreError};
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,12 +42,6 @@ fn faults(faults: &[Fault]) -> String {
     faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("\n")
 }
 
-impl From<sqlx::Error> for ApplyError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Store(error.into())
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     Created,
@@ -70,7 +66,7 @@ pub struct Change {
     /// `Acme / Main Phone Line / +15550001111`.
     pub name: String,
     /// What differs, where it was updated.
-    pub fields: Vec<&'static str>,
+    pub fields: Vec<String>,
 }
 
 impl fmt::Display for Change {
@@ -96,16 +92,19 @@ impl fmt::Display for Change {
 }
 
 /// An integration of the file, whose provider has to be told where to post.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Webhook {
     pub company: String,
     pub integration: String,
+    pub provider: &'static str,
     /// `None`: the integration would be created, and gets its id then.
     pub id: Option<Uuid>,
+    /// Last part of the path, for a provider that signs nothing: whoever knows it is believed.
+    pub secret: Option<SecretString>,
 }
 
 /// What was done, or would be.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Diff {
     pub changes: Vec<Change>,
     pub webhooks: Vec<Webhook>,
@@ -115,6 +114,10 @@ impl Diff {
     pub fn count(&self, action: Action) -> usize {
         self.changes.iter().filter(|change| change.action == action).count()
     }
+
+    fn is_empty(&self) -> bool {
+        self.count(Action::Unchanged) == self.changes.len()
+    }
 }
 
 impl Store {
@@ -123,38 +126,42 @@ impl Store {
         if options.prune && setup.is_empty() {
             return Err(ApplyError::PruneAll);
         }
-        let mut transaction = self.write().await?;
-        let rows = Rows::load(&mut transaction).await?;
+        let mut tx = self.change().await?;
+        let rows = Rows::load(&mut tx).await?;
         let faults = References::new(setup, &rows).faults(setup);
         if !faults.is_empty() {
             return Err(ApplyError::Faults(faults));
         }
+        let sealer = self.sealer();
         let work = Work {
-            transaction: &mut transaction,
-            sealer: &self.sealer,
+            tx: &mut tx,
+            sealer: &sealer,
             now_ms: clock::now().as_millisecond(),
             before: Before::new(&rows),
             after: After::default(),
             diff: Diff::default(),
         };
         let mut diff = work.run(setup, &rows, options.prune).await?;
-        if options.dry_run {
-            transaction.rollback().await?;
+        // What changes nothing wakes no server.
+        if options.dry_run || diff.is_empty() {
+            tx.rollback().await?;
             let existing: HashSet<Uuid> = rows.integrations.iter().map(|row| row.id).collect();
             for webhook in &mut diff.webhooks {
-                webhook.id = webhook.id.filter(|id| existing.contains(id));
+                if webhook.id.is_some_and(|id| !existing.contains(&id)) {
+                    (webhook.id, webhook.secret) = (None, None);
+                }
             }
         } else {
-            transaction.commit().await?;
+            tx.commit().await?;
         }
         Ok(diff)
     }
 
     /// The references of a set-up that lead nowhere: for reporting them together with a file's other faults.
     pub async fn unresolved(&self, setup: &Setup) -> Result<Vec<Fault>, StoreError> {
-        let mut transaction = self.readers.begin().await?;
-        let rows = Rows::load(&mut transaction).await?;
-        transaction.rollback().await?;
+        let mut tx = self.db.read().await?;
+        let rows = Rows::load(&mut tx).await?;
+        tx.rollback().await?;
         Ok(References::new(setup, &rows).faults(setup))
     }
 }
@@ -267,7 +274,7 @@ struct After {
 }
 
 struct Work<'a> {
-    transaction: &'a mut SqliteTransaction<'static>,
+    tx: &'a mut Tx,
     sealer: &'a Sealer,
     now_ms: i64,
     before: Before<'a>,
@@ -281,10 +288,10 @@ const RESOLVED: &str = "references were checked above";
 impl Work<'_> {
     async fn run(mut self, setup: &Setup, rows: &Rows, prune: bool) -> Result<Diff, ApplyError> {
         for company in &setup.companies {
-            self.company(&company.name).await?;
+            self.company(company).await?;
         }
         for integration in &setup.integrations {
-            self.integration(&integration.company, &integration.name, &integration.credentials).await?;
+            self.integration(integration).await?;
         }
         for agent in &setup.agents {
             self.agent(&agent.company, &agent.profile).await?;
@@ -300,58 +307,54 @@ impl Work<'_> {
         Ok(self.diff)
     }
 
-    fn note(&mut self, action: Action, thing: Thing, name: &[&str], fields: Vec<&'static str>) {
+    fn note(&mut self, action: Action, thing: Thing, name: &[&str], fields: Vec<String>) {
         self.diff.changes.push(Change { action, thing, name: name.join(" / "), fields });
     }
 
-    async fn company(&mut self, name: &str) -> Result<(), ApplyError> {
-        if let Some(row) = self.before.companies.get(name) {
-            self.after.companies.insert(name.to_owned(), row.id);
-            self.note(Action::Unchanged, Thing::Company, &[name], Vec::new());
-            return Ok(());
+    async fn company(&mut self, company: &CompanySetup) -> Result<(), ApplyError> {
+        let name = company.name.as_str();
+        let (id, action) = match self.before.companies.get(name) {
+            Some(row) => (row.id, Action::Unchanged),
+            None => (Uuid::now_v7(), Action::Created),
+        };
+        if action == Action::Created {
+            self.tx
+                .execute(
+                    "INSERT INTO company (id, name, created_at, updated_at) VALUES ($1, $2, $3, $3)",
+                    args![id, name, self.now_ms],
+                )
+                .await?;
         }
-        let id = Uuid::now_v7();
-        sqlx::query("INSERT INTO company (id, name, created_at) VALUES (?, ?, ?)")
-            .bind(id)
-            .bind(name)
-            .bind(self.now_ms)
-            .execute(&mut **self.transaction)
-            .await?;
         self.after.companies.insert(name.to_owned(), id);
-        self.note(Action::Created, Thing::Company, &[name], Vec::new());
+        self.note(action, Thing::Company, &[name], Vec::new());
         Ok(())
     }
 
-    async fn integration(&mut self, company: &str, name: &str, wanted: &Credentials) -> Result<(), ApplyError> {
+    async fn integration(&mut self, setup: &IntegrationSetup) -> Result<(), ApplyError> {
+        let IntegrationSetup { company, name, kind, credentials: wanted, .. } = setup;
         let company_id = self.company_id(company);
-        let row = self.before.integrations.get(&(company_id, name)).copied();
+        let row = self.before.integrations.get(&(company_id, name.as_str())).copied();
         let (id, action, fields) = match row {
             Some(row) => {
-                let fields = differences(&row.open(self.sealer)?, wanted);
+                let fields = differences((&row.provider, &row.open(self.sealer)?), (kind.name, wanted));
                 let action = if fields.is_empty() { Action::Unchanged } else { Action::Updated };
                 (row.id, action, fields)
             }
             None => (Uuid::now_v7(), Action::Created, Vec::new()),
         };
+        let mut secret = row.map(|row| row.open_webhook_secret(self.sealer)).transpose()?.flatten();
         if action != Action::Unchanged {
-            let (provider, sealed) = seal(self.sealer, company_id, id, wanted);
-            sqlx::query(
-                "INSERT INTO integration (id, company_id, name, provider, credentials, created_at, updated_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)
-                 ON CONFLICT (id) DO UPDATE SET provider = ?4, credentials = ?5, updated_at = ?6",
-            )
-            .bind(id)
-            .bind(company_id)
-            .bind(name)
-            .bind(provider)
-            .bind(sealed)
-            .bind(self.now_ms)
-            .execute(&mut **self.transaction)
-            .await?;
+            let new = NewIntegration { company: company_id, name, kind, credentials: wanted };
+            secret = Some(put_integration(self.tx, self.sealer, id, new, secret, self.now_ms).await?);
         }
         self.after.integrations.insert((company_id, name.to_owned()), id);
-        let webhook = Webhook { company: company.to_owned(), integration: name.to_owned(), id: Some(id) };
-        self.diff.webhooks.push(webhook);
+        self.diff.webhooks.push(Webhook {
+            company: company.to_owned(),
+            integration: name.to_owned(),
+            provider: kind.name,
+            id: Some(id),
+            secret,
+        });
         self.note(action, Thing::Integration, &[company, name], fields);
         Ok(())
     }
@@ -369,21 +372,10 @@ impl Work<'_> {
             None => (Uuid::now_v7(), Action::Created, Vec::new()),
         };
         if action != Action::Unchanged {
-            let profile = serde_json::to_string(wanted).expect("a profile has no map with keys other than text");
-            sqlx::query(
-                "INSERT INTO agent (id, company_id, name, profile, version, created_at, updated_at)
-                 VALUES (?1, ?2, ?3, ?4, 1, ?5, ?5)
-                 ON CONFLICT (id) DO UPDATE SET profile = ?4, version = version + 1, updated_at = ?5",
-            )
-            .bind(id)
-            .bind(company_id)
-            .bind(&wanted.name)
-            .bind(profile)
-            .bind(self.now_ms)
-            .execute(&mut **self.transaction)
-            .await?;
+            put_agent(self.tx, company_id, id, wanted, self.now_ms).await?;
         }
         self.after.agents.insert((company_id, wanted.name.clone()), id);
+        let fields = fields.into_iter().map(str::to_owned).collect();
         self.note(action, Thing::Agent, &[company, &wanted.name], fields);
         Ok(())
     }
@@ -395,22 +387,18 @@ impl Work<'_> {
         let row = self.before.lines.get(&(integration_id, line.number.as_str())).copied();
         let (id, action, fields) = match row {
             Some(row) if row.agent_id == agent_id => (row.id, Action::Unchanged, Vec::new()),
-            Some(row) => (row.id, Action::Updated, vec!["agent"]),
+            Some(row) => (row.id, Action::Updated, vec!["agent".to_owned()]),
             None => (Uuid::now_v7(), Action::Created, Vec::new()),
         };
         if action != Action::Unchanged {
-            sqlx::query(
-                "INSERT INTO line (id, integration_id, number, agent_id, created_at, updated_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?5)
-                 ON CONFLICT (id) DO UPDATE SET agent_id = ?4, updated_at = ?5",
-            )
-            .bind(id)
-            .bind(integration_id)
-            .bind(&line.number)
-            .bind(agent_id)
-            .bind(self.now_ms)
-            .execute(&mut **self.transaction)
-            .await?;
+            self.tx
+                .execute(
+                    "INSERT INTO line (id, integration_id, number, agent_id, created_at, updated_at)
+                     VALUES ($1, $2, $3, $4, $5, $5)
+                     ON CONFLICT (id) DO UPDATE SET agent_id = excluded.agent_id, updated_at = excluded.updated_at",
+                    args![id, integration_id, &line.number, agent_id, self.now_ms],
+                )
+                .await?;
         }
         self.after.lines.insert(id);
         self.note(action, Thing::Line, &[company, &line.integration, &line.number], fields);
@@ -441,30 +429,27 @@ impl Work<'_> {
             if self.after.lines.contains(&row.id) {
                 continue;
             }
-            sqlx::query("DELETE FROM line WHERE id = ?").bind(row.id).execute(&mut **self.transaction).await?;
+            self.tx.execute("DELETE FROM line WHERE id = $1", args![row.id]).await?;
             let integration = rows.integrations.iter().find(|other| other.id == row.integration_id);
             let (company, integration) = integration.map_or(("", ""), |i| (rows.company_name(i.company_id), &i.name));
             self.note(Action::Removed, Thing::Line, &[company, integration, &row.number], Vec::new());
         }
         for row in &rows.integrations {
             if !self.after.integrations.contains_key(&(row.company_id, row.name.clone())) {
-                sqlx::query("DELETE FROM integration WHERE id = ?")
-                    .bind(row.id)
-                    .execute(&mut **self.transaction)
-                    .await?;
+                self.tx.execute("DELETE FROM integration WHERE id = $1", args![row.id]).await?;
                 let name = [rows.company_name(row.company_id), &row.name];
                 self.note(Action::Removed, Thing::Integration, &name, Vec::new());
             }
         }
         for row in &rows.agents {
             if !self.after.agents.contains_key(&(row.company_id, row.name.clone())) {
-                sqlx::query("DELETE FROM agent WHERE id = ?").bind(row.id).execute(&mut **self.transaction).await?;
+                self.tx.execute("DELETE FROM agent WHERE id = $1", args![row.id]).await?;
                 self.note(Action::Removed, Thing::Agent, &[rows.company_name(row.company_id), &row.name], Vec::new());
             }
         }
         for row in &rows.companies {
             if !self.after.companies.contains_key(&row.name) {
-                sqlx::query("DELETE FROM company WHERE id = ?").bind(row.id).execute(&mut **self.transaction).await?;
+                self.tx.execute("DELETE FROM company WHERE id = $1", args![row.id]).await?;
                 self.note(Action::Removed, Thing::Company, &[&row.name], Vec::new());
             }
         }
@@ -472,23 +457,18 @@ impl Work<'_> {
     }
 }
 
-fn differences(old: &Credentials, new: &Credentials) -> Vec<&'static str> {
-    let Credentials::Twilio { account_sid, auth_token, api_base } = old;
-    let Credentials::Twilio { account_sid: new_sid, auth_token: new_token, api_base: new_base } = new;
-    let mut fields = Vec::new();
-    if account_sid != new_sid {
-        fields.push("account_sid");
+/// The names of the values that differ.
+fn differences(old: (&str, &Credentials), new: (&str, &Credentials)) -> Vec<String> {
+    let (before, after) = (old.1.expose(), new.1.expose());
+    let mut fields: BTreeSet<&str> = before.keys().chain(after.keys()).copied().collect();
+    fields.retain(|field| before.get(field) != after.get(field));
+    if old.0 != new.0 {
+        fields.insert("provider");
     }
-    if auth_token.expose_secret() != new_token.expose_secret() {
-        fields.push("auth_token");
-    }
-    if api_base != new_base {
-        fields.push("api_base");
-    }
-    fields
+    fields.into_iter().map(str::to_owned).collect()
 }
 
-fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec<&'static str> {
+pub(super) fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec<&'static str> {
     // Taken apart, so that a field that is added to the profile must be added here.
     let AgentProfile { name, language, greeting, prompt, stt, tts, llm, workflow, tools, turn } = old;
     [

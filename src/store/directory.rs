@@ -8,27 +8,31 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use crate::agent::profile::AgentProfile;
+use crate::providers::credentials::Credentials;
+use crate::store::companies::CompanySettings;
 
-/// One account with one provider.
+/// One account with one provider. Secrets print as dots.
 #[derive(Clone, Debug)]
 pub struct Integration {
     pub id: Uuid,
+    pub company_id: Uuid,
     pub company: String,
     pub name: String,
+    /// Name of its [`crate::providers::provider::Kind`].
+    pub provider: &'static str,
     pub credentials: Credentials,
-}
-
-/// What a provider wants to know of us, and how we know it is the provider. Secrets print as dots.
-#[derive(Clone, Debug)]
-pub enum Credentials {
-    Twilio { account_sid: String, auth_token: SecretString, api_base: Option<String> },
+    /// Last part of the path of its webhooks, for providers that do not sign them.
+    pub webhook_secret: Option<SecretString>,
 }
 
 /// A number and the agent that answers it.
 #[derive(Clone, Debug)]
 pub struct Line {
+    pub id: Uuid,
     pub integration: Uuid,
     pub number: String,
+    pub agent_id: Uuid,
+    pub agent_version: i64,
     pub agent: Arc<AgentProfile>,
 }
 
@@ -37,6 +41,7 @@ pub struct Line {
 pub struct Directory {
     integrations: HashMap<Uuid, Arc<Integration>>,
     lines: HashMap<(Uuid, String), Arc<Line>>,
+    settings: HashMap<Uuid, Arc<CompanySettings>>,
 }
 
 impl Directory {
@@ -44,7 +49,14 @@ impl Directory {
         Self {
             integrations: integrations.into_iter().map(|i| (i.id, Arc::new(i))).collect(),
             lines: lines.into_iter().map(|l| ((l.integration, l.number.clone()), Arc::new(l))).collect(),
+            settings: HashMap::new(),
         }
+    }
+
+    /// With the settings of companies, by their ids.
+    pub fn with_settings(mut self, settings: impl IntoIterator<Item = (Uuid, CompanySettings)>) -> Self {
+        self.settings.extend(settings.into_iter().map(|(company, settings)| (company, Arc::new(settings))));
+        self
     }
 
     pub fn integration(&self, id: Uuid) -> Option<&Arc<Integration>> {
@@ -61,5 +73,15 @@ impl Directory {
 
     pub fn lines(&self) -> impl Iterator<Item = &Arc<Line>> {
         self.lines.values()
+    }
+
+    /// The integrations of one company.
+    pub fn integrations_of(&self, company: Uuid) -> impl Iterator<Item = &Arc<Integration>> {
+        self.integrations.values().filter(move |integration| integration.company_id == company)
+    }
+
+    /// A company's settings; the defaults where it has none.
+    pub fn settings(&self, company: Uuid) -> Arc<CompanySettings> {
+        self.settings.get(&company).cloned().unwrap_or_default()
     }
 }

@@ -1,31 +1,36 @@
 //! Reads what companies set up: the rows, and the directory made of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
-use sqlx::{Connection, FromRow, SqliteConnection};
+use secrecy::SecretString;
+use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::agent::profile::AgentProfile;
-use crate::store::directory::{Credentials, Directory, Integration, Line};
-use crate::store::secrets::{Sealer, integration_context};
+use crate::providers;
+use crate::providers::credentials::Credentials;
+use crate::store::companies::CompanySettings;
+use crate::store::db::{Db, Json, Tx, args};
+use crate::store::directory::{Directory, Integration, Line};
+use crate::store::secrets::{Sealer, integration_context, webhook_context};
 use crate::store::{Store, StoreError};
 
 #[derive(Clone, Debug, FromRow)]
 pub(super) struct CompanyRow {
     pub id: Uuid,
     pub name: String,
+    pub settings: Json<CompanySettings>,
 }
 
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, FromRow)]
 pub(super) struct IntegrationRow {
     pub id: Uuid,
     pub company_id: Uuid,
     pub name: String,
     pub provider: String,
     pub credentials: Vec<u8>,
+    pub webhook_secret: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Debug, FromRow)]
@@ -34,6 +39,7 @@ pub(super) struct AgentRow {
     pub company_id: Uuid,
     pub name: String,
     pub profile: String,
+    pub version: i64,
 }
 
 #[derive(Clone, Debug, FromRow)]
@@ -45,7 +51,6 @@ pub(super) struct LineRow {
 }
 
 /// All rows, as one transaction saw them.
-#[derive(Debug)]
 pub(super) struct Rows {
     pub companies: Vec<CompanyRow>,
     pub integrations: Vec<IntegrationRow>,
@@ -54,21 +59,17 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// `connection` must be in a transaction, or the four queries may see different states.
-    pub async fn load(connection: &mut SqliteConnection) -> Result<Self, StoreError> {
+    pub async fn load(tx: &mut Tx) -> Result<Self, StoreError> {
         Ok(Self {
-            companies: sqlx::query_as("SELECT id, name FROM company ORDER BY id").fetch_all(&mut *connection).await?,
-            integrations: sqlx::query_as(
-                "SELECT id, company_id, name, provider, credentials FROM integration ORDER BY id",
-            )
-            .fetch_all(&mut *connection)
-            .await?,
-            agents: sqlx::query_as("SELECT id, company_id, name, profile FROM agent ORDER BY id")
-                .fetch_all(&mut *connection)
+            companies: tx.all("SELECT id, name, settings FROM company ORDER BY id", args![]).await?,
+            integrations: tx
+                .all(
+                    "SELECT id, company_id, name, provider, credentials, webhook_secret FROM integration ORDER BY id",
+                    args![],
+                )
                 .await?,
-            lines: sqlx::query_as("SELECT id, integration_id, number, agent_id FROM line ORDER BY id")
-                .fetch_all(connection)
-                .await?,
+            agents: tx.all("SELECT id, company_id, name, profile, version FROM agent ORDER BY id", args![]).await?,
+            lines: tx.all("SELECT id, integration_id, number, agent_id FROM line ORDER BY id", args![]).await?,
         })
     }
 
@@ -82,44 +83,61 @@ impl Rows {
         for row in &self.integrations {
             integrations.push(Integration {
                 id: row.id,
+                company_id: row.company_id,
                 company: names.get(&row.company_id).copied().unwrap_or_default().to_owned(),
                 name: row.name.clone(),
+                provider: row.kind()?.name,
                 credentials: row.open(sealer)?,
+                webhook_secret: row.open_webhook_secret(sealer)?,
             });
         }
         let mut agents = HashMap::with_capacity(self.agents.len());
         for row in &self.agents {
-            agents.insert(row.id, Arc::new(row.read()?));
+            agents.insert(row.id, (row.version, Arc::new(row.read()?)));
         }
         let mut lines = Vec::with_capacity(self.lines.len());
         for row in &self.lines {
-            let agent = agents.get(&row.agent_id).ok_or_else(|| StoreError::Corrupt {
+            let (agent_version, agent) = agents.get(&row.agent_id).cloned().ok_or_else(|| StoreError::Corrupt {
                 what: format!("line {}", row.id),
                 detail: "its agent is not there".into(),
             })?;
-            lines.push(Line { integration: row.integration_id, number: row.number.clone(), agent: agent.clone() });
+            lines.push(Line {
+                id: row.id,
+                integration: row.integration_id,
+                number: row.number.clone(),
+                agent_id: row.agent_id,
+                agent_version,
+                agent,
+            });
         }
-        Ok(Directory::new(integrations, lines))
+        let settings = self.companies.iter().map(|row| (row.id, row.settings.0.clone()));
+        Ok(Directory::new(integrations, lines).with_settings(settings))
     }
 }
 
 impl IntegrationRow {
+    pub fn kind(&self) -> Result<&'static providers::provider::Kind, StoreError> {
+        providers::kind(&self.provider).ok_or_else(|| StoreError::Corrupt {
+            what: format!("integration {:?}", self.name),
+            detail: format!("this build does not know provider {:?}", self.provider),
+        })
+    }
+
     pub fn open(&self, sealer: &Sealer) -> Result<Credentials, StoreError> {
         let what = format!("integration {:?}", self.name);
-        let context = integration_context(self.company_id, self.id);
-        let plain = SecretString::from(
-            String::from_utf8(sealer.open(&context, &self.credentials, &what)?)
-                .map_err(|_| StoreError::Corrupt { what: what.clone(), detail: "not UTF-8".into() })?,
-        );
-        match self.provider.as_str() {
-            "twilio" => {
-                let TwilioJson { account_sid, auth_token, api_base } = serde_json::from_str(plain.expose_secret())
-                    // The parser's message could quote a secret.
-                    .map_err(|_| StoreError::Corrupt { what, detail: "not the JSON of Twilio's credentials".into() })?;
-                Ok(Credentials::Twilio { account_sid, auth_token: auth_token.into(), api_base })
-            }
-            other => Err(StoreError::Corrupt { what, detail: format!("this build does not know provider {other:?}") }),
-        }
+        let plain = sealer.open(&integration_context(self.company_id, self.id), &self.credentials, &what)?;
+        // An absent value may stand as null. The parser's message is not passed on: it could quote a secret.
+        let values: BTreeMap<String, Option<String>> = serde_json::from_slice(&plain)
+            .map_err(|_| StoreError::Corrupt { what, detail: "its credentials are not names with values".into() })?;
+        Ok(Credentials::from_stored(values.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()))
+    }
+
+    pub fn open_webhook_secret(&self, sealer: &Sealer) -> Result<Option<SecretString>, StoreError> {
+        let Some(sealed) = &self.webhook_secret else { return Ok(None) };
+        let what = format!("webhook secret of integration {:?}", self.name);
+        let plain = sealer.open(&webhook_context(self.company_id, self.id), sealed, &what)?;
+        let text = String::from_utf8(plain).map_err(|_| StoreError::Corrupt { what, detail: "not UTF-8".into() })?;
+        Ok(Some(text.into()))
     }
 }
 
@@ -132,43 +150,33 @@ impl AgentRow {
     }
 }
 
-/// Credentials as they are sealed.
-#[derive(Serialize, Deserialize)]
-struct TwilioJson {
-    account_sid: String,
-    auth_token: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    api_base: Option<String>,
-}
-
-/// The name of the provider and the credentials, sealed for this row.
-pub(super) fn seal(sealer: &Sealer, company: Uuid, id: Uuid, credentials: &Credentials) -> (&'static str, Vec<u8>) {
-    let Credentials::Twilio { account_sid, auth_token, api_base } = credentials;
-    let json = SecretString::from(
-        serde_json::to_string(&TwilioJson {
-            account_sid: account_sid.clone(),
-            auth_token: auth_token.expose_secret().to_owned(),
-            api_base: api_base.clone(),
-        })
-        .expect("three strings make JSON"),
-    );
-    ("twilio", sealer.seal(&integration_context(company, id), json.expose_secret().as_bytes()))
-}
-
 impl Store {
     /// Everything that incoming calls need, as one snapshot.
     pub async fn directory(&self) -> Result<Directory, StoreError> {
-        let mut connection = self.readers.acquire().await?;
-        read_directory(&mut connection, &self.sealer).await
+        Ok(self.versioned_directory().await?.1)
+    }
+
+    /// With the version of the set-up that it was read at.
+    pub(super) async fn versioned_directory(&self) -> Result<(i64, Directory), StoreError> {
+        let (version, rows) = self.read_setup().await?;
+        match rows.directory(&self.sealer()) {
+            // Another process may have rotated the key that lies in the file.
+            Err(StoreError::Secrets(_)) if self.reload_key()? => Ok((version, rows.directory(&self.sealer())?)),
+            read => Ok((version, read?)),
+        }
+    }
+
+    async fn read_setup(&self) -> Result<(i64, Rows), StoreError> {
+        let mut tx = self.db.read().await?;
+        let version: Option<(i64,)> = tx.first("SELECT version FROM setup_version WHERE id = 1", args![]).await?;
+        let rows = Rows::load(&mut tx).await?;
+        tx.rollback().await?;
+        Ok((version.map_or(0, |(version,)| version), rows))
     }
 }
 
-pub(super) async fn read_directory(
-    connection: &mut SqliteConnection,
-    sealer: &Sealer,
-) -> Result<Directory, StoreError> {
-    let mut transaction = connection.begin().await?;
-    let rows = Rows::load(&mut transaction).await?;
-    transaction.rollback().await?;
-    rows.directory(sealer)
+/// The version of the set-up: grows with every change.
+pub(super) async fn setup_version(db: &Db) -> Result<i64, StoreError> {
+    let row: Option<(i64,)> = db.first("SELECT version FROM setup_version WHERE id = 1", args![]).await?;
+    Ok(row.map_or(0, |(version,)| version))
 }

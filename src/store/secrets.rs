@@ -124,6 +124,38 @@ pub fn integration_context(company: Uuid, integration: Uuid) -> Vec<u8> {
     [b"offhook integration ".as_slice(), company.as_bytes(), integration.as_bytes()].concat()
 }
 
+/// What binds the last part of an integration's webhook path to its row.
+pub fn webhook_context(company: Uuid, integration: Uuid) -> Vec<u8> {
+    [b"offhook webhook ".as_slice(), company.as_bytes(), integration.as_bytes()].concat()
+}
+
+/// Where the next key lies while values are sealed with it.
+pub(super) fn next_path(path: &Path) -> PathBuf {
+    let mut next = path.as_os_str().to_owned();
+    next.push(".next");
+    next.into()
+}
+
+/// A new key in a new file at `path`, on disk when this returns.
+pub(super) fn write_new_key(path: &Path) -> Result<Sealer, SecretsError> {
+    let file = |source| SecretsError::File { path: path.to_owned(), source };
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(file(error)),
+        _ => make_key_file(path).map_err(file)?,
+    }
+    Sealer::from_file(path, false)
+}
+
+/// Puts the next key in the place of the present one.
+pub(super) fn promote(next: &Path, path: &Path) -> Result<(), SecretsError> {
+    let renamed = fs::rename(next, path).and_then(|()| match path.parent() {
+        // The folder, too, must be on disk, or a power cut could bring the old name back.
+        Some(folder) if !folder.as_os_str().is_empty() => fs::File::open(folder)?.sync_all(),
+        _ => Ok(()),
+    });
+    renamed.map_err(|source| SecretsError::File { path: path.to_owned(), source })
+}
+
 /// Writes a random key under a name of its own and links it into place, so that of two processes that start at once
 /// one wins, and the other reads a whole key.
 fn make_key_file(path: &Path) -> io::Result<()> {

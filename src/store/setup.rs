@@ -2,20 +2,21 @@
 //! from the environment. Reading it finds every fault at once; what a name refers to is looked up later, by the store,
 //! since the file may build on what is there already.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use figment::value::{Dict, Tag, Value};
-use secrecy::{ExposeSecret, SecretString};
 
 use crate::agent::profile::AgentProfile;
 use crate::agent::workflow::Workflow;
 use crate::conversation::settings::TurnSettings;
+use crate::providers;
+use crate::providers::credentials::Credentials;
+use crate::providers::provider::Kind;
 use crate::speech::{llm, stt, tts};
-use crate::store::directory::Credentials;
 use crate::store::leaves;
 
 /// A set-up file is written by hand: more than this is a mistake.
@@ -50,12 +51,19 @@ pub(crate) struct CompanySetup {
     pub name: String,
 }
 
-#[derive(Debug)]
 pub(crate) struct IntegrationSetup {
     pub place: Place,
     pub company: String,
     pub name: String,
+    pub kind: &'static Kind,
     pub credentials: Credentials,
+}
+
+impl fmt::Debug for IntegrationSetup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { company, name, kind, credentials, .. } = self;
+        write!(f, "IntegrationSetup({company} / {name}, {}, {credentials:?})", kind.name)
+    }
 }
 
 #[derive(Debug)]
@@ -151,7 +159,7 @@ impl Setup {
             message: error.message().to_owned(),
         })?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let mut reader = Reader { setup: Self::default(), faults: Vec::new(), folder, lookup };
+        let mut reader = Reader { setup: Self::default(), faults: Vec::new(), folder, lookup, kinds: BTreeMap::new() };
         reader.file(file);
         Ok((reader.setup, reader.faults))
     }
@@ -174,6 +182,8 @@ struct Reader<'a> {
     faults: Vec<Fault>,
     folder: PathBuf,
     lookup: &'a dyn Fn(&str) -> Option<String>,
+    /// The kinds of the file's integrations, faulty ones too, by their names.
+    kinds: BTreeMap<String, Vec<&'static Kind>>,
 }
 
 const TABLES: [&str; 4] = ["company", "integration", "line", "agent"];
@@ -261,61 +271,59 @@ impl Reader<'_> {
     }
 
     fn integration(&mut self, table: &mut Fields) {
-        const KEYS: [&str; 6] = ["company", "name", "provider", "account_sid", "auth_token", "api_base"];
         let company = self.name(table, "company");
         let name = self.name(table, "name");
-        let provider = self.text(table, "provider", true);
-        let credentials = match provider.as_deref() {
-            Some("twilio") => {
-                let credentials = self.twilio(table);
-                self.nothing_else(table, &KEYS);
-                credentials
+        let kind = match self.text(table, "provider", true) {
+            Some(provider) if provider != UNKNOWN => {
+                let kind = providers::kind(&provider);
+                if kind.is_none() {
+                    let known: Vec<&str> = providers::KINDS.iter().map(|kind| kind.name).collect();
+                    let problem = format!("no provider {provider:?}; this build connects {}", known.join(", "));
+                    self.faults.push(table.place.fault("provider", problem));
+                }
+                kind
             }
-            Some(other @ ("ringostat" | "binotel" | "sip")) => {
-                let problem = format!("this build connects twilio only, not {other}");
-                self.faults.push(table.place.fault("provider", problem));
-                None
-            }
-            Some(UNKNOWN) | None => None,
-            Some(_) => {
-                self.faults.push(table.place.fault("provider", "no such provider; this build connects twilio"));
-                None
-            }
+            _ => None,
         };
+        let credentials = kind.and_then(|kind| self.credentials(table, kind));
         let (Some(company), Some(name)) = (company, name) else { return };
+        if let Some(kind) = kind {
+            self.kinds.entry(name.clone()).or_default().push(kind);
+        }
         if !self.setup.named.integrations.insert((company.clone(), name.clone())) {
             let problem = "there is an [[integration]] of this company and name above";
             self.faults.push(table.place.fault("name", problem));
-        } else if let Some(credentials) = credentials {
+        } else if let (Some(kind), Some(credentials)) = (kind, credentials) {
             let place = table.place.clone();
-            self.setup.integrations.push(IntegrationSetup { place, company, name, credentials });
+            self.setup.integrations.push(IntegrationSetup { place, company, name, kind, credentials });
         }
     }
 
-    fn twilio(&mut self, table: &mut Fields) -> Option<Credentials> {
-        let account_sid = self.text(table, "account_sid", true);
-        let auth_token = self.text(table, "auth_token", true).map(SecretString::from);
-        let api_base = self.text(table, "api_base", false);
-        if let Some(sid) = &account_sid
-            && sid != UNKNOWN
-            && !(sid.starts_with("AC") && sid.len() > 2 && sid.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
-        {
-            let problem = "a Twilio account SID is `AC` and 32 hexadecimal digits; the Twilio console shows it";
-            self.faults.push(table.place.fault("account_sid", problem));
+    /// What is left of the table are the provider's own keys; those of a table in it have its name and a dot before
+    /// them, and a list is written with commas.
+    fn credentials(&mut self, table: &mut Fields, kind: &'static Kind) -> Option<Credentials> {
+        let mut values = Vec::new();
+        let mut unknown = BTreeSet::new();
+        for leaf in leaves::leaves(&std::mem::take(&mut table.fields)) {
+            let name = leaf.path.join(".");
+            match plain(&leaf.value) {
+                Some(value) => {
+                    if value.contains(UNKNOWN) {
+                        unknown.insert(name.clone());
+                    }
+                    values.push((name, value));
+                }
+                None => self.faults.push(table.place.fault(name, "it must be text, in quotes, or a list of texts")),
+            }
         }
-        if let Some(token) = &auth_token
-            && token.expose_secret().chars().any(|c| c.is_whitespace() || c.is_control())
-        {
-            self.faults.push(table.place.fault("auth_token", "it has a space or a line break in it"));
+        match Credentials::new(kind, values) {
+            Ok(credentials) => Some(credentials),
+            Err(faults) => {
+                let told = faults.into_iter().filter(|fault| !unknown.contains(&fault.field));
+                self.faults.extend(told.map(|fault| table.place.fault(fault.field, fault.problem)));
+                None
+            }
         }
-        if let Some(base) = &api_base
-            && base != UNKNOWN
-            && !(base.starts_with("http://") || base.starts_with("https://"))
-        {
-            self.faults.push(table.place.fault("api_base", "it must begin with http:// or https://"));
-        }
-        let api_base = api_base.map(|base| base.trim_end_matches('/').to_owned());
-        Some(Credentials::Twilio { account_sid: account_sid?, auth_token: auth_token?, api_base })
     }
 
     fn line(&mut self, table: &mut Fields) {
@@ -324,12 +332,21 @@ impl Reader<'_> {
         let number = self.text(table, "number", true);
         let agent = self.name(table, "agent");
         self.nothing_else(table, &["company", "integration", "number", "agent"]);
+        // Lines that carry messages are telephone numbers; others may be SIP users or internal numbers. A line whose
+        // integration is not in the file is held to what all have in common.
+        let kinds = integration.as_ref().and_then(|name| self.kinds.get(name));
+        let telephone = kinds.is_some_and(|kinds| kinds.iter().all(|kind| kind.capabilities.messages));
         if let Some(number) = &number
             && number != UNKNOWN
-            && !is_e164(number)
         {
-            let problem = "write the number as Twilio does: + and country code, digits only, as in +15550001111";
-            self.faults.push(table.place.fault("number", problem));
+            let problem = if (telephone || number.starts_with('+')) && !is_e164(number) {
+                Some("write a telephone number with + and country code, digits only, as in +15550001111")
+            } else if number.chars().any(|c| c.is_whitespace() || c.is_control()) {
+                Some("it has a space or a line break in it")
+            } else {
+                None
+            };
+            self.faults.extend(problem.map(|problem| table.place.fault("number", problem)));
         }
         let company = match company {
             Some(None) => return,
@@ -451,6 +468,19 @@ struct Fields {
     fields: Dict,
 }
 
+/// A value as credentials have it. `None`: a table or a list of tables.
+fn plain(value: &Value) -> Option<String> {
+    match value {
+        Value::String(_, text) => Some(text.clone()),
+        Value::Bool(_, truth) => Some(truth.to_string()),
+        Value::Num(_, number) => {
+            number.to_i128().map(|n| n.to_string()).or_else(|| number.to_f64().map(|n| n.to_string()))
+        }
+        Value::Array(_, items) => Some(items.iter().map(plain).collect::<Option<Vec<_>>>()?.join(",")),
+        _ => None,
+    }
+}
+
 /// Stands where a variable could not be filled in; the fault is reported already.
 const UNKNOWN: &str = "\u{fffd}";
 
@@ -528,13 +558,15 @@ mod tests {
 
     fn parse(text: &str) -> (Setup, Vec<String>) {
         let lookup = |name: &str| match name {
-            "SID" => Some("AC0123".to_owned()),
+            "SID" => Some(SID.to_owned()),
             "TOKEN" => Some("very-secret".to_owned()),
             _ => None,
         };
         let (setup, faults) = Setup::parse(text, Path::new("setup.toml"), &lookup).unwrap();
         (setup, faults.iter().map(Fault::to_string).collect())
     }
+
+    const SID: &str = "AC00000000000000000000000000000001";
 
     const WHOLE: &str = r#"
         [[company]]
@@ -564,9 +596,10 @@ mod tests {
     fn a_whole_file_is_read_with_its_variables() {
         let (setup, faults) = parse(WHOLE);
         assert_eq!(faults, [""; 0]);
-        let Credentials::Twilio { account_sid, auth_token, api_base } = &setup.integrations[0].credentials;
-        assert_eq!((account_sid.as_str(), auth_token.expose_secret()), ("AC0123", "very-secret"));
-        assert_eq!(api_base.as_deref(), Some("http://127.0.0.1:9300"));
+        let integration = &setup.integrations[0];
+        assert_eq!(integration.kind.name, "twilio");
+        let values = ["account_sid", "auth_token", "api_base"].map(|name| integration.credentials.text(name));
+        assert_eq!(values, [SID, "very-secret", "http://127.0.0.1:9300/"]);
         let agent = &setup.agents[0].profile;
         assert_eq!(agent.greeting, "It costs $5, or ${X}.");
         assert_eq!((agent.tts.speed, agent.turn.wait_unknown_ms), (1.0, Some(600)));
@@ -592,7 +625,7 @@ mod tests {
             [[integration]]
             company = "Acme"
             name = "Cloud"
-            provider = "binotel"
+            provider = "carrier pigeon"
             [[line]]
             integration = "Main"
             number = "0501234567"
@@ -615,8 +648,8 @@ mod tests {
             "[[company]] 2 \"Acme\": name: there is a [[company]] of this name",
             "[[integration]] 1 \"Main\": account_sid: ",
             "[[integration]] 1 \"Main\": auth_token: the environment has no variable NOT_THERE",
-            "[[integration]] 1 \"Main\": colour: no such key",
-            "[[integration]] 2 \"Cloud\": provider: this build connects twilio only",
+            "[[integration]] 1 \"Main\": colour: twilio has no such key",
+            "[[integration]] 2 \"Cloud\": provider: no provider \"carrier pigeon\"; this build connects ",
             "[[line]] 1 \"0501234567\": number: ",
             "[[line]] 1 \"0501234567\": agent: it is missing",
             "[[agent]] 1 \"Front desk\": tts.pitch: no such key",

@@ -1,11 +1,10 @@
-//! Keeps a directory in memory equal to the store: a task asks SQLite whether anybody changed the file, and reads it
-//! again if so. That is how `offhook apply` reaches a running server without talking to it.
+//! Keeps a directory in memory equal to the store: a task asks for the version of the set-up, and reads it again when
+//! it has grown. That is how `offhook apply` reaches a running server without talking to it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
@@ -13,12 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::store::directory::Directory;
-use crate::store::read::read_directory;
-use crate::store::secrets::Sealer;
+use crate::store::read::setup_version;
 use crate::store::{Store, StoreError};
 
 /// A change is used for calls within a second (DESIGN §2.1): a third of it for noticing, the rest for reading. One
-/// poll is one read of a page in memory.
+/// poll is one read of one row.
 const POLL: Duration = Duration::from_millis(300);
 
 /// The directory, kept up to date until the token given to [`Store::watch`] is cancelled.
@@ -41,23 +39,20 @@ impl DirectoryWatch {
 }
 
 impl Store {
-    /// Reads the directory and starts to keep it up to date, on a connection of its own.
+    /// Reads the directory and starts to keep it up to date.
     pub async fn watch(&self, cancel: CancellationToken) -> Result<DirectoryWatch, StoreError> {
-        let mut connection = self.options.connect().await?;
-        let seen = version(&mut connection).await?;
-        let first = read_directory(&mut connection, &self.sealer).await?;
+        let (seen, first) = self.versioned_directory().await?;
         let directory = Arc::new(ArcSwap::from_pointee(first));
         let (swapped, swaps) = watch::channel(0);
-        let watcher = Watcher { connection, sealer: self.sealer.clone(), seen, directory: directory.clone(), swapped };
+        let watcher = Watcher { store: self.clone(), seen, directory: directory.clone(), swapped };
         let task = tokio::spawn(watcher.run(cancel));
         Ok(DirectoryWatch { directory, swaps, task })
     }
 }
 
 struct Watcher {
-    connection: SqliteConnection,
-    sealer: Sealer,
-    /// The version that the directory was read at, or a later one.
+    store: Store,
+    /// The version that the directory was read at.
     seen: i64,
     directory: Arc<ArcSwap<Directory>>,
     swapped: watch::Sender<u64>,
@@ -86,27 +81,17 @@ impl Watcher {
                 }
             }
         }
-        // What is left open is closed with the connection.
-        let _ = self.connection.close().await;
     }
 
     async fn refresh(&mut self) -> Result<(), StoreError> {
-        let version = version(&mut self.connection).await?;
-        if version == self.seen {
+        if setup_version(&self.store.db).await? == self.seen {
             return Ok(());
         }
-        // The version was asked for first: a change after it is seen at the next poll.
-        let directory = read_directory(&mut self.connection, &self.sealer).await?;
+        let (version, directory) = self.store.versioned_directory().await?;
         info!(integrations = directory.integrations().count(), lines = directory.lines().count(), "set-up read again");
         self.directory.store(Arc::new(directory));
         self.seen = version;
         self.swapped.send_modify(|swaps| *swaps += 1);
         Ok(())
     }
-}
-
-/// A number that changes when another connection, of this or another process, has changed the database
-/// (sqlite.org/pragma.html#pragma_data_version).
-async fn version(connection: &mut SqliteConnection) -> Result<i64, StoreError> {
-    Ok(sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await?)
 }

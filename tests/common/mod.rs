@@ -20,13 +20,14 @@ use offhook::media::packet::Codec;
 use offhook::protocol::twilio::message::{
     FromTwilio, Media, MediaFormat, Start, ToTwilio, decode_payload, encode_payload,
 };
+use offhook::providers::credentials::Credentials;
 use offhook::providers::twilio::signature;
 use offhook::speech::llm::LanguageModel;
 use offhook::speech::scripted::{ScriptedConfig, ScriptedModel, ScriptedSynthesizer, ScriptedTranscriber};
 use offhook::speech::stt::Transcriber;
 use offhook::speech::tts::Synthesizer;
 use offhook::speech::tts::cache::{CacheConfig, CachedSynthesizer};
-use offhook::store::directory::{Credentials, Directory, Integration, Line};
+use offhook::store::directory::{Directory, Integration, Line};
 use secrecy::SecretString;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -39,7 +40,7 @@ use uuid::Uuid;
 pub const ACCOUNT: &str = "AC00000000000000000000000000000001";
 pub const NUMBER: &str = "+15550001111";
 pub const CALLER: &str = "+15550002222";
-const TOKEN: &str = "12345";
+pub const TOKEN: &str = "12345";
 
 /// Longest wait for anything in a test.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -64,6 +65,12 @@ impl Cast {
             llm: Arc::new(ScriptedModel::new(config)),
         }
     }
+}
+
+/// Of the account that the phone's webhooks come from.
+pub fn credentials() -> Credentials {
+    let values = [("account_sid", ACCOUNT), ("auth_token", TOKEN)];
+    Credentials::from_stored(values.map(|(name, value)| (name.into(), value.into())).into())
 }
 
 pub struct Server {
@@ -97,15 +104,21 @@ impl Server {
         let directory = Directory::new(
             vec![Integration {
                 id: integration,
+                company_id: Uuid::now_v7(),
                 company: "Acme".into(),
                 name: "Main".into(),
-                credentials: Credentials::Twilio {
-                    account_sid: ACCOUNT.into(),
-                    auth_token: SecretString::from(TOKEN),
-                    api_base: None,
-                },
+                provider: "twilio",
+                credentials: credentials(),
+                webhook_secret: None,
             }],
-            vec![Line { integration, number: NUMBER.into(), agent: Arc::new(agent) }],
+            vec![Line {
+                id: Uuid::now_v7(),
+                integration,
+                number: NUMBER.into(),
+                agent_id: Uuid::now_v7(),
+                agent_version: 1,
+                agent: Arc::new(agent),
+            }],
         );
         let mut engines = Engines::default();
         engines.stt.insert("scripted".into(), cast.stt);
@@ -123,21 +136,7 @@ impl Server {
 
     /// What Twilio would do when the number is called; the TwiML comes back.
     pub async fn ring(&self, call_sid: &str) -> String {
-        let url = self.url(&format!("/webhooks/twilio/{}/voice", self.integration));
-        let fields: Vec<(String, String)> = [
-            ("AccountSid", ACCOUNT),
-            ("CallSid", call_sid),
-            ("From", CALLER),
-            ("To", NUMBER),
-            ("CallStatus", "ringing"),
-        ]
-        .map(|(name, value)| (name.into(), value.into()))
-        .into();
-        let signature = signature::sign(&SecretString::from(TOKEN), &url, &fields);
-        let response = http().post(&url).header("X-Twilio-Signature", signature).form(&fields).send().await;
-        let response = response.expect("the webhook answers");
-        assert_eq!(response.status(), 200);
-        response.text().await.expect("TwiML")
+        ring(&self.url(""), self.integration, call_sid).await
     }
 
     /// Calls the number and opens the media stream.
@@ -169,6 +168,20 @@ impl Server {
             |path: PathBuf| Some(serde_json::from_slice(&std::fs::read(path.join("record.json")).ok()?).expect("JSON"));
         folders.filter_map(|folder| read(folder.ok()?.path())).collect()
     }
+}
+
+/// What Twilio would do at a server when the number is called; the TwiML comes back.
+pub async fn ring(server: &str, integration: Uuid, call_sid: &str) -> String {
+    let url = format!("{server}/webhooks/twilio/{integration}/voice");
+    let fields: Vec<(String, String)> =
+        [("AccountSid", ACCOUNT), ("CallSid", call_sid), ("From", CALLER), ("To", NUMBER), ("CallStatus", "ringing")]
+            .map(|(name, value)| (name.into(), value.into()))
+            .into();
+    let signature = signature::sign(&SecretString::from(TOKEN), &url, &fields);
+    let response = http().post(&url).header("X-Twilio-Signature", signature).form(&fields).send().await;
+    let response = response.expect("the webhook answers");
+    assert_eq!(response.status(), 200);
+    response.text().await.expect("TwiML")
 }
 
 pub fn http() -> reqwest::Client {

@@ -8,6 +8,8 @@ pub const CONTENT_TYPE: &str = "text/xml; charset=utf-8";
 
 const HEAD: &str = r#"<?xml version="1.0" encoding="UTF-8"?><Response>"#;
 const TAIL: &str = "</Response>";
+/// How long a person may let a transferred call ring.
+const DIAL_RING_S: u32 = 30;
 
 /// Name and value of a `<Parameter>` together must stay below 500 characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,6 +104,27 @@ pub fn reject_busy() -> String {
     format!(r#"{HEAD}<Reject reason="busy"/>{TAIL}"#)
 }
 
+/// Connects the call with `to`, a number or `sip:user@host`, and hangs up when that is over. `caller_id` must be the
+/// caller's number, one of the account's or a verified one; empty: Twilio's choice. The caller hears the ringing, not
+/// a pause.
+pub fn dial(to: &str, caller_id: &str) -> String {
+    let mut xml = format!(r#"{HEAD}<Dial answerOnBridge="true" timeout="{DIAL_RING_S}""#);
+    attribute(&mut xml, "callerId", Some(caller_id).filter(|id| !id.is_empty()));
+    let noun = if to.starts_with("sip:") { "Sip" } else { "Number" };
+    write!(xml, "><{noun}>{}</{noun}></Dial><Hangup/>{TAIL}", Escaped(to)).expect("a String takes it");
+    xml
+}
+
+/// Answers a message.
+pub fn message(text: &str) -> String {
+    format!("{HEAD}<Message>{}</Message>{TAIL}", Escaped(text))
+}
+
+/// Does nothing: a message is not answered.
+pub fn nothing() -> String {
+    format!("{HEAD}{TAIL}")
+}
+
 fn attribute(xml: &mut String, name: &str, value: Option<&str>) {
     if let Some(value) = value {
         write!(xml, r#" {name}="{}""#, Escaped(value)).expect("a String takes it");
@@ -172,6 +195,22 @@ mod tests {
             say_and_hangup("a</Say>\u{0}\u{1b}\n&", "en\"US"),
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Response><Say language=\"en&quot;US\">a&lt;/Say&gt;&#10;&amp;</Say><Hangup/></Response>"
         );
+    }
+
+    #[test]
+    fn a_transfer_names_who_is_called_and_by_whom() {
+        assert!(dial("+380671112233", "+380441234567").ends_with(
+            r#"<Response><Dial answerOnBridge="true" timeout="30" callerId="+380441234567"><Number>+380671112233</Number></Dial><Hangup/></Response>"#
+        ));
+        assert!(dial("sip:a@b?x=1&y", "").ends_with(
+            r#"<Response><Dial answerOnBridge="true" timeout="30"><Sip>sip:a@b?x=1&amp;y</Sip></Dial><Hangup/></Response>"#
+        ));
+    }
+
+    #[test]
+    fn a_message_is_answered_or_not() {
+        assert!(message("1 < 2").ends_with("<Response><Message>1 &lt; 2</Message></Response>"));
+        assert!(nothing().ends_with("<Response></Response>"));
     }
 
     #[test]

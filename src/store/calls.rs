@@ -1,0 +1,550 @@
+//! Call records: the facts of a call with its legs, turns, tools and latencies, written as the call goes and read back by
+//! company. The writing task is in `ledger.rs`.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use crate::conversation::transcript::{Line, ToolUse, Transcript};
+use crate::providers::provider::CallOutcome;
+use crate::store::db::{At, Json, Page, Part, Tx, args, json, labelled};
+use crate::store::{Store, StoreError};
+use crate::telephony::{CallEnd, CallId, Direction, EndReason, Party, PhoneNumber};
+
+/// Everything known of a call; `end` is absent while it runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CallRecord {
+    pub id: CallId,
+    pub direction: Direction,
+    pub company: String,
+    #[serde(default)]
+    pub company_id: Uuid,
+    #[serde(default)]
+    pub integration_id: Uuid,
+    pub provider: String,
+    /// The provider's own id of the call; may be empty.
+    pub provider_call: String,
+    /// The line of ours that it is on.
+    #[serde(default)]
+    pub line: String,
+    pub from: PhoneNumber,
+    pub to: PhoneNumber,
+    pub agent: String,
+    #[serde(default)]
+    pub agent_id: Option<Uuid>,
+    #[serde(default)]
+    pub agent_version: Option<i64>,
+    /// Why we dialled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<String>,
+    pub started: Timestamp,
+    /// When its audio reached us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<CallEnd>,
+    #[serde(default)]
+    pub legs: Vec<LegRecord>,
+    pub transcript: Transcript,
+    /// What the agent noted (`remember`): key → value.
+    pub remembered: BTreeMap<String, Value>,
+    /// The caller asked for a person, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<String>,
+    pub interruptions: Interruptions,
+    /// Faults that were survived, in words.
+    pub faults: Vec<String>,
+    /// Its sound is kept, in a folder of its id.
+    #[serde(default)]
+    pub recorded: bool,
+}
+
+impl CallRecord {
+    /// It is over, and so are its legs.
+    pub fn close(&mut self, at: Timestamp, end: CallEnd) {
+        self.ended = Some(at);
+        self.end = Some(end);
+        for leg in &mut self.legs {
+            leg.ended.get_or_insert(at);
+        }
+    }
+
+    pub fn outcome(&self) -> CallOutcome {
+        match (self.ended, self.answered) {
+            (None, _) => CallOutcome::Running,
+            (Some(_), Some(_)) => CallOutcome::Answered,
+            (Some(_), None) => CallOutcome::NoAnswer,
+        }
+    }
+}
+
+/// One side's way into a call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LegRecord {
+    pub party: Party,
+    /// How its audio travels: `twilio`, `sip`, …
+    pub transport: String,
+    pub number: PhoneNumber,
+    pub started: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+}
+
+/// How often playout stood still for the caller's voice, and what became of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interruptions {
+    pub suspected: u32,
+    pub confirmed: u32,
+    pub denied: u32,
+}
+
+const PARTIES: [Party; 5] = [Party::Caller, Party::Agent, Party::Operator, Party::Carrier, Party::System];
+const DIRECTIONS: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
+
+labelled!(Party, PARTIES);
+labelled!(Direction, DIRECTIONS);
+labelled!(EndReason, EndReason::ALL);
+labelled!(CallOutcome, CallOutcome::ALL);
+
+/// A call in a list.
+#[derive(Clone, Debug, PartialEq, FromRow, Serialize)]
+pub struct CallSummary {
+    pub id: Uuid,
+    pub integration_id: Uuid,
+    pub provider: String,
+    pub provider_call: String,
+    pub line: String,
+    pub direction: Direction,
+    #[serde(rename = "from")]
+    pub caller: String,
+    #[serde(rename = "to")]
+    pub callee: String,
+    pub agent_id: Option<Uuid>,
+    pub agent_version: Option<i64>,
+    pub agent: String,
+    pub purpose: Option<String>,
+    pub started_at: At,
+    pub answered_at: Option<At>,
+    pub ended_at: Option<At>,
+    pub end_by: Option<Party>,
+    pub end_reason: Option<EndReason>,
+    pub outcome: CallOutcome,
+    /// The provider's own word, and its count of seconds.
+    pub provider_status: Option<String>,
+    pub talk_s: Option<i64>,
+    pub answered_by: Option<String>,
+}
+
+/// Which calls; absent fields do not filter.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CallFilter {
+    /// On either side.
+    pub phone: Option<String>,
+    pub direction: Option<Direction>,
+    pub outcome: Option<CallOutcome>,
+    pub integration: Option<Uuid>,
+    /// Begun at or after.
+    pub from: Option<Timestamp>,
+    /// Begun before.
+    pub to: Option<Timestamp>,
+}
+
+/// What a provider told of a call; absent fields tell nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProviderNews {
+    pub status: Option<String>,
+    pub talk_s: Option<u32>,
+    pub answered_by: Option<String>,
+    /// The call is over at the provider: an open record that no process runs is closed with this.
+    pub ended: Option<(At, CallOutcome)>,
+}
+
+/// What of a record was written already: turns and tools only ever grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Written {
+    pub turns: usize,
+    pub tools: usize,
+}
+
+#[derive(FromRow)]
+struct RecordRow {
+    id: Uuid,
+    company_id: Uuid,
+    company: String,
+    integration_id: Uuid,
+    provider: String,
+    provider_call: String,
+    line: String,
+    direction: Direction,
+    caller: String,
+    callee: String,
+    agent_id: Option<Uuid>,
+    agent_version: Option<i64>,
+    agent: String,
+    purpose: Option<String>,
+    started_at: At,
+    answered_at: Option<At>,
+    ended_at: Option<At>,
+    end_by: Option<Party>,
+    end_reason: Option<EndReason>,
+    remembered: Json<BTreeMap<String, Value>>,
+    interruptions: Json<Interruptions>,
+    faults: Json<Vec<String>>,
+    handover: Option<String>,
+}
+
+#[derive(FromRow)]
+struct TurnRow {
+    who: Party,
+    text: String,
+    heard: Option<String>,
+    start_ms: i64,
+    end_ms: i64,
+    stages: Json<BTreeMap<String, f64>>,
+}
+
+#[derive(FromRow)]
+struct ToolRow {
+    name: String,
+    arguments: Json<Value>,
+    result: String,
+    at_ms: i64,
+}
+
+#[derive(FromRow)]
+struct LegRow {
+    party: Party,
+    transport: String,
+    number: String,
+    started_at: At,
+    ended_at: Option<At>,
+}
+
+/// Brings a call's rows to what `record` says; of turns and tools, only those that `written` has not. What the provider
+/// tells (`Store::note_provider`) is in columns that this leaves alone.
+pub(super) async fn put_call(
+    tx: &mut Tx,
+    record: &CallRecord,
+    node: Option<Uuid>,
+    written: Written,
+) -> Result<Written, StoreError> {
+    let id = record.id.uuid();
+    let running = record.ended.is_none();
+    tx.execute(
+        "INSERT INTO call (id, company_id, company, integration_id, provider, provider_call, line, direction, caller,
+             callee, agent_id, agent_version, agent, purpose, started_at, answered_at, ended_at, end_by, end_reason,
+             outcome, remembered, interruptions, faults, handover, node_id, seen_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+             $23, $24, $25, $26)
+         ON CONFLICT (id) DO UPDATE SET provider_call = excluded.provider_call, purpose = excluded.purpose,
+             answered_at = excluded.answered_at, ended_at = excluded.ended_at, end_by = excluded.end_by,
+             end_reason = excluded.end_reason, outcome = excluded.outcome, remembered = excluded.remembered,
+             interruptions = excluded.interruptions, faults = excluded.faults, handover = excluded.handover,
+             node_id = excluded.node_id, seen_at = excluded.seen_at",
+        args![
+            id,
+            record.company_id,
+            &record.company,
+            record.integration_id,
+            &record.provider,
+            &record.provider_call,
+            &record.line,
+            record.direction,
+            record.from.as_str(),
+            record.to.as_str(),
+            record.agent_id,
+            record.agent_version,
+            &record.agent,
+            record.purpose.as_deref(),
+            record.started,
+            record.answered,
+            record.ended,
+            record.end.map(|end| end.by.label()),
+            record.end.map(|end| end.reason.label()),
+            record.outcome(),
+            json(&record.remembered),
+            json(&record.interruptions),
+            json(&record.faults),
+            record.handover.as_deref(),
+            node.filter(|_| running),
+            At::now(),
+        ],
+    )
+    .await?;
+    if !record.provider_call.is_empty() {
+        put_alias(tx, record.integration_id, &record.provider_call, id).await?;
+    }
+    for (seq, leg) in record.legs.iter().enumerate() {
+        tx.execute(
+            "INSERT INTO call_leg (call_id, seq, party, transport, number, started_at, ended_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)
+             ON CONFLICT (call_id, seq) DO UPDATE SET ended_at = excluded.ended_at",
+            args![id, seq, leg.party, &leg.transport, leg.number.as_str(), leg.started, leg.ended],
+        )
+        .await?;
+    }
+    if let (true, Some(answered), Some(ended)) = (record.recorded, record.answered, record.ended) {
+        let seconds = ended.duration_since(answered).as_secs().max(0);
+        tx.execute(
+            "INSERT INTO recording (id, company_id, call_id, source, location, seconds, created_at)
+             VALUES ($1, $2, $3, 'local', $4, $5, $6) ON CONFLICT (call_id, source) DO NOTHING",
+            args![Uuid::now_v7(), record.company_id, id, format!("{id}/call.wav"), seconds, At::now()],
+        )
+        .await?;
+    }
+    let Transcript { lines, tools } = &record.transcript;
+    for (seq, line) in lines.iter().enumerate().skip(written.turns) {
+        tx.execute(
+            "INSERT INTO call_turn (call_id, seq, who, text, heard, start_ms, end_ms, stages)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (call_id, seq) DO NOTHING",
+            args![id, seq, line.who, &line.text, line.heard.as_deref(), line.start_ms, line.end_ms, json(&line.stages)],
+        )
+        .await?;
+    }
+    for (seq, tool) in tools.iter().enumerate().skip(written.tools) {
+        tx.execute(
+            "INSERT INTO call_tool (call_id, seq, name, arguments, result, at_ms)
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (call_id, seq) DO NOTHING",
+            args![id, seq, &tool.name, json(&tool.arguments), &tool.result, tool.at_ms],
+        )
+        .await?;
+    }
+    Ok(Written { turns: lines.len(), tools: tools.len() })
+}
+
+/// The first call that a provider's id was given to keeps it.
+async fn put_alias(tx: &mut Tx, integration: Uuid, provider_call: &str, call: Uuid) -> Result<bool, StoreError> {
+    let put = tx
+        .execute(
+            "INSERT INTO call_alias (integration_id, provider_call, call_id) VALUES ($1, $2, $3)
+             ON CONFLICT (integration_id, provider_call) DO NOTHING",
+            args![integration, provider_call, call],
+        )
+        .await?;
+    Ok(put > 0)
+}
+
+impl Store {
+    /// Newest first.
+    pub async fn calls(&self, company: Uuid, filter: &CallFilter, part: Part) -> Result<Page<CallSummary>, StoreError> {
+        let rows = self
+            .db
+            .all(
+                "SELECT id, integration_id, provider, provider_call, line, direction, caller, callee, agent_id,
+                     agent_version, agent, purpose, started_at, answered_at, ended_at, end_by, end_reason, outcome,
+                     provider_status, talk_s, answered_by
+                 FROM call WHERE company_id = $1 AND id < $2
+                     AND ($3 IS NULL OR caller = $3 OR callee = $3) AND ($4 IS NULL OR direction = $4)
+                     AND ($5 IS NULL OR outcome = $5) AND ($6 IS NULL OR integration_id = $6)
+                     AND ($7 IS NULL OR started_at >= $7) AND ($8 IS NULL OR started_at < $8)
+                 ORDER BY id DESC LIMIT $9",
+                args![
+                    company,
+                    part.below(),
+                    filter.phone.as_deref(),
+                    filter.direction.map(Direction::label),
+                    filter.outcome.map(CallOutcome::label),
+                    filter.integration,
+                    filter.from,
+                    filter.to,
+                    part.fetch()
+                ],
+            )
+            .await?;
+        Ok(part.page(rows, |call: &CallSummary| call.id))
+    }
+
+    pub async fn call_summary(&self, company: Uuid, id: CallId) -> Result<Option<CallSummary>, StoreError> {
+        self.db
+            .first(
+                "SELECT id, integration_id, provider, provider_call, line, direction, caller, callee, agent_id,
+                     agent_version, agent, purpose, started_at, answered_at, ended_at, end_by, end_reason, outcome,
+                     provider_status, talk_s, answered_by
+                 FROM call WHERE company_id = $1 AND id = $2",
+                args![company, id.uuid()],
+            )
+            .await
+    }
+
+    /// The whole record, as one moment saw it.
+    pub async fn call(&self, company: Uuid, id: CallId) -> Result<Option<CallRecord>, StoreError> {
+        let mut tx = self.db.read().await?;
+        let row: Option<RecordRow> = tx
+            .first(
+                "SELECT id, company_id, company, integration_id, provider, provider_call, line, direction, caller,
+                     callee, agent_id, agent_version, agent, purpose, started_at, answered_at, ended_at, end_by,
+                     end_reason, remembered, interruptions, faults, handover
+                 FROM call WHERE company_id = $1 AND id = $2",
+                args![company, id.uuid()],
+            )
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let legs: Vec<LegRow> = tx
+            .all(
+                "SELECT party, transport, number, started_at, ended_at FROM call_leg WHERE call_id = $1 ORDER BY seq",
+                args![row.id],
+            )
+            .await?;
+        let turns: Vec<TurnRow> = tx
+            .all(
+                "SELECT who, text, heard, start_ms, end_ms, stages FROM call_turn WHERE call_id = $1 ORDER BY seq",
+                args![row.id],
+            )
+            .await?;
+        let tools: Vec<ToolRow> = tx
+            .all("SELECT name, arguments, result, at_ms FROM call_tool WHERE call_id = $1 ORDER BY seq", args![row.id])
+            .await?;
+        let local: Option<(i64,)> =
+            tx.first("SELECT COUNT(*) FROM recording WHERE call_id = $1 AND source = 'local'", args![row.id]).await?;
+        tx.rollback().await?;
+        let recorded = local.is_some_and(|(count,)| count > 0);
+        Ok(Some(CallRecord { recorded, ..whole(row, legs, turns, tools) }))
+    }
+
+    /// Writes a record that no running call keeps: of a call that the company's people talked on, or that was dialled.
+    pub async fn put_call(&self, record: &CallRecord) -> Result<(), StoreError> {
+        let mut tx = self.db.write().await?;
+        put_call(&mut tx, record, None, Written::default()).await?;
+        tx.commit().await
+    }
+
+    /// The call that a provider means by its id.
+    pub async fn call_by_alias(
+        &self,
+        company: Uuid,
+        integration: Uuid,
+        provider_call: &str,
+    ) -> Result<Option<CallId>, StoreError> {
+        let row: Option<(Uuid,)> = self
+            .db
+            .first(
+                "SELECT a.call_id FROM call_alias a JOIN call c ON c.id = a.call_id
+                 WHERE c.company_id = $1 AND a.integration_id = $2 AND a.provider_call = $3",
+                args![company, integration, provider_call],
+            )
+            .await?;
+        Ok(row.map(|(id,)| CallId::from(id)))
+    }
+
+    /// The newest call of this line with this number (on either side), begun at or after `since`, to match what comes
+    /// without an id that is known (DESIGN §1: within 60 s).
+    pub async fn recent_call(
+        &self,
+        company: Uuid,
+        integration: Uuid,
+        line: &str,
+        number: &str,
+        since: Timestamp,
+    ) -> Result<Option<CallId>, StoreError> {
+        let row: Option<(Uuid,)> = self
+            .db
+            .first(
+                "SELECT id FROM call WHERE company_id = $1 AND integration_id = $2 AND line = $3
+                 AND (caller = $4 OR callee = $4) AND started_at >= $5 ORDER BY id DESC LIMIT 1",
+                args![company, integration, line, number, since],
+            )
+            .await?;
+        Ok(row.map(|(id,)| CallId::from(id)))
+    }
+
+    /// Another name for a call. `false`: no such call at this company, or the name is another call's.
+    pub async fn add_alias(
+        &self,
+        company: Uuid,
+        integration: Uuid,
+        provider_call: &str,
+        call: CallId,
+    ) -> Result<bool, StoreError> {
+        let added = self
+            .db
+            .execute(
+                "INSERT INTO call_alias (integration_id, provider_call, call_id)
+                 SELECT $2, $3, c.id FROM call c WHERE c.company_id = $1 AND c.id = $4
+                 ON CONFLICT (integration_id, provider_call) DO NOTHING",
+                args![company, integration, provider_call, call.uuid()],
+            )
+            .await?;
+        Ok(added > 0)
+    }
+
+    /// Notes what a provider told. Such news may come in any order and more than once: what is absent changes nothing.
+    pub async fn note_provider(&self, company: Uuid, call: CallId, news: &ProviderNews) -> Result<bool, StoreError> {
+        let mut tx = self.db.write().await?;
+        let noted = tx
+            .execute(
+                "UPDATE call SET provider_status = COALESCE($3, provider_status), talk_s = COALESCE($4, talk_s),
+                     answered_by = COALESCE($5, answered_by)
+                 WHERE company_id = $1 AND id = $2",
+                args![company, call.uuid(), news.status.as_deref(), news.talk_s, news.answered_by.as_deref()],
+            )
+            .await?;
+        if let Some((at, outcome)) = news.ended {
+            tx.execute(
+                "UPDATE call SET ended_at = $3, outcome = $4, end_by = 'carrier', end_reason = 'hung_up'
+                 WHERE company_id = $1 AND id = $2 AND ended_at IS NULL AND node_id IS NULL",
+                args![company, call.uuid(), at, outcome],
+            )
+            .await?;
+        }
+        tx.commit().await?;
+        Ok(noted > 0)
+    }
+}
+
+fn whole(row: RecordRow, legs: Vec<LegRow>, turns: Vec<TurnRow>, tools: Vec<ToolRow>) -> CallRecord {
+    let end = row.end_by.zip(row.end_reason).map(|(by, reason)| CallEnd::new(by, reason));
+    let legs = legs.into_iter().map(|leg| LegRecord {
+        party: leg.party,
+        transport: leg.transport,
+        number: PhoneNumber::new(leg.number),
+        started: leg.started_at.0,
+        ended: leg.ended_at.map(|at| at.0),
+    });
+    let lines = turns.into_iter().map(|turn| Line {
+        who: turn.who,
+        text: turn.text,
+        start_ms: turn.start_ms.unsigned_abs(),
+        end_ms: turn.end_ms.unsigned_abs(),
+        heard: turn.heard,
+        stages: turn.stages.0,
+    });
+    let tools = tools.into_iter().map(|tool| ToolUse {
+        name: tool.name,
+        arguments: tool.arguments.0,
+        result: tool.result,
+        at_ms: tool.at_ms.unsigned_abs(),
+    });
+    CallRecord {
+        id: row.id.into(),
+        direction: row.direction,
+        company: row.company,
+        company_id: row.company_id,
+        integration_id: row.integration_id,
+        provider: row.provider,
+        provider_call: row.provider_call,
+        line: row.line,
+        from: PhoneNumber::new(row.caller),
+        to: PhoneNumber::new(row.callee),
+        agent: row.agent,
+        agent_id: row.agent_id,
+        agent_version: row.agent_version,
+        purpose: row.purpose,
+        started: row.started_at.0,
+        answered: row.answered_at.map(|at| at.0),
+        ended: row.ended_at.map(|at| at.0),
+        end,
+        legs: legs.collect(),
+        transcript: Transcript { lines: lines.collect(), tools: tools.collect() },
+        remembered: row.remembered.0,
+        handover: row.handover,
+        interruptions: row.interruptions.0,
+        faults: row.faults.0,
+        recorded: false,
+    }
+}

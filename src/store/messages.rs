@@ -1,0 +1,164 @@
+//! Text messages, in threads: one of our numbers and one of theirs.
+
+use serde::Serialize;
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use crate::store::db::{At, Json, Page, Part, args, json};
+use crate::store::{Store, StoreError};
+use crate::telephony::{Direction, PhoneNumber};
+
+#[derive(Clone, Debug, PartialEq, FromRow, Serialize)]
+pub struct Message {
+    pub id: Uuid,
+    pub integration_id: Uuid,
+    pub direction: Direction,
+    /// Our number.
+    pub line: String,
+    /// Theirs.
+    pub peer: String,
+    pub text: String,
+    /// Addresses of pictures and the like.
+    pub media: Json<Vec<String>>,
+    pub provider_message: Option<String>,
+    /// The provider's word; `received` for one that came in.
+    pub status: String,
+    /// The provider's error code, and what it means.
+    pub error: Option<String>,
+    pub created_at: At,
+    pub updated_at: At,
+}
+
+/// A message to be written down.
+#[derive(Clone, Debug)]
+pub struct NewMessage<'a> {
+    pub company: Uuid,
+    pub integration: Uuid,
+    pub direction: Direction,
+    pub line: &'a PhoneNumber,
+    pub peer: &'a PhoneNumber,
+    pub text: &'a str,
+    pub media: &'a [String],
+    /// Of one that came in: the same message is written down once.
+    pub provider_message: Option<&'a str>,
+    pub status: &'a str,
+}
+
+impl Store {
+    /// `None`: the provider's message is here already.
+    pub async fn add_message(&self, new: NewMessage<'_>) -> Result<Option<Uuid>, StoreError> {
+        let id = Uuid::now_v7();
+        let added = self
+            .db
+            .execute(
+                "INSERT INTO message (id, company_id, integration_id, direction, line, peer, text, media,
+                     provider_message, status, created_at, updated_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)
+                 ON CONFLICT (integration_id, provider_message) DO NOTHING",
+                args![
+                    id,
+                    new.company,
+                    new.integration,
+                    new.direction,
+                    new.line.as_str(),
+                    new.peer.as_str(),
+                    new.text,
+                    json(&new.media),
+                    new.provider_message,
+                    new.status,
+                    At::now()
+                ],
+            )
+            .await?;
+        Ok((added > 0).then_some(id))
+    }
+
+    /// What the provider answered when it was asked to send the message.
+    pub async fn note_sent(
+        &self,
+        company: Uuid,
+        id: Uuid,
+        provider_message: Option<&str>,
+        line: &PhoneNumber,
+        status: &str,
+        error: Option<&str>,
+    ) -> Result<bool, StoreError> {
+        let noted = self
+            .db
+            .execute(
+                "UPDATE message SET provider_message = COALESCE($3, provider_message), line = $4, status = $5, error = $6,
+                     updated_at = $7
+                 WHERE company_id = $1 AND id = $2",
+                args![company, id, provider_message, line.as_str(), status, error, At::now()],
+            )
+            .await?;
+        Ok(noted > 0)
+    }
+
+    /// What became of a message, by the provider's id of it.
+    pub async fn note_message_status(
+        &self,
+        company: Uuid,
+        integration: Uuid,
+        provider_message: &str,
+        status: &str,
+        error: Option<&str>,
+    ) -> Result<bool, StoreError> {
+        let noted = self
+            .db
+            .execute(
+                "UPDATE message SET status = $4, error = COALESCE($5, error), updated_at = $6
+                 WHERE company_id = $1 AND integration_id = $2 AND provider_message = $3",
+                args![company, integration, provider_message, status, error, At::now()],
+            )
+            .await?;
+        Ok(noted > 0)
+    }
+
+    pub async fn message(&self, company: Uuid, id: Uuid) -> Result<Option<Message>, StoreError> {
+        self.db
+            .first(
+                "SELECT id, integration_id, direction, line, peer, text, media, provider_message, status, error,
+                     created_at, updated_at
+                 FROM message WHERE company_id = $1 AND id = $2",
+                args![company, id],
+            )
+            .await
+    }
+
+    /// Newest first; with `peer`, those with that number.
+    pub async fn messages(&self, company: Uuid, peer: Option<&str>, part: Part) -> Result<Page<Message>, StoreError> {
+        let rows = self
+            .db
+            .all(
+                "SELECT id, integration_id, direction, line, peer, text, media, provider_message, status, error,
+                     created_at, updated_at
+                 FROM message WHERE company_id = $1 AND id < $2 AND ($3 IS NULL OR peer = $3)
+                 ORDER BY id DESC LIMIT $4",
+                args![company, part.below(), peer, part.fetch()],
+            )
+            .await?;
+        Ok(part.page(rows, |message: &Message| message.id))
+    }
+
+    /// The last messages of one thread, oldest first: what an agent remembers of it.
+    pub async fn thread(
+        &self,
+        company: Uuid,
+        line: &PhoneNumber,
+        peer: &PhoneNumber,
+        limit: usize,
+    ) -> Result<Vec<Message>, StoreError> {
+        let mut rows: Vec<Message> = self
+            .db
+            .all(
+                "SELECT id, integration_id, direction, line, peer, text, media, provider_message, status, error,
+                     created_at, updated_at
+                 FROM message WHERE company_id = $1 AND line = $2 AND peer = $3 ORDER BY id DESC LIMIT $4",
+                args![company, line.as_str(), peer.as_str(), limit.min(1000)],
+            )
+            .await?;
+        rows.reverse();
+        Ok(rows)
+    }
+}
