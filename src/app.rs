@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::agent::tools::ToolRegistry;
+use crate::call::desk::Desk;
 use crate::call::engines::Engines;
 use crate::call::recorder::Archive;
 use crate::call::registry::Calls;
@@ -21,6 +22,7 @@ use crate::config::Config;
 use crate::http::config::{ServerUrls, TrustedProxies};
 use crate::http::router::{self, AppState};
 use crate::http::tokens::MediaTokens;
+use crate::http::webhooks::Door;
 use crate::speech::llm::LanguageModel;
 use crate::speech::llm::openai::OpenAiLlm;
 use crate::speech::scripted::{ScriptedModel, ScriptedSynthesizer, ScriptedTranscriber};
@@ -33,6 +35,7 @@ use crate::speech::tts::cache::{CacheConfig, CachedSynthesizer};
 use crate::speech::tts::espeak::Espeak;
 use crate::speech::tts::fallback::{FallbackSynthesizer, TtsFallbackConfig};
 use crate::speech::tts::openai::OpenAiTts;
+use crate::store::Store;
 use crate::store::directory::Directory;
 use crate::store::ledger::Ledger;
 use crate::telemetry;
@@ -44,6 +47,7 @@ pub struct App {
     pub address: SocketAddr,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
     upkeep: tokio::task::JoinHandle<()>,
+    errands: tokio::task::JoinHandle<()>,
     /// Cancelled: take no more calls. Then: take no more connections.
     draining: CancellationToken,
     closing: CancellationToken,
@@ -54,9 +58,14 @@ pub struct App {
 
 impl App {
     /// Opens the engines that the configuration and the agents name, and listens. Records go to `ledger`.
-    pub async fn start(config: Config, directory: Arc<ArcSwap<Directory>>, ledger: Ledger) -> anyhow::Result<Self> {
+    pub async fn start(
+        config: Config,
+        directory: Arc<ArcSwap<Directory>>,
+        store: Option<Store>,
+        ledger: Ledger,
+    ) -> anyhow::Result<Self> {
         let engines = open_engines(&config, &directory.load()).await?;
-        Self::open(config, engines, directory, ledger).await
+        Self::open(config, engines, directory, store, ledger).await
     }
 
     /// The same with engines made elsewhere and no store: whole-call tests bring scripted ones.
@@ -65,13 +74,25 @@ impl App {
         engines: Engines,
         directory: Arc<ArcSwap<Directory>>,
     ) -> anyhow::Result<Self> {
-        Self::open(config, engines, directory, Ledger::none()).await
+        Self::open(config, engines, directory, None, Ledger::none()).await
+    }
+
+    /// With engines made elsewhere and a store: tests of companies and providers.
+    pub async fn with_store(
+        config: Config,
+        engines: Engines,
+        directory: Arc<ArcSwap<Directory>>,
+        store: Store,
+        ledger: Ledger,
+    ) -> anyhow::Result<Self> {
+        Self::open(config, engines, directory, Some(store), ledger).await
     }
 
     async fn open(
         config: Config,
         engines: Engines,
         directory: Arc<ArcSwap<Directory>>,
+        store: Option<Store>,
         ledger: Ledger,
     ) -> anyhow::Result<Self> {
         if config.telemetry.metrics {
@@ -81,7 +102,7 @@ impl App {
             .await
             .with_context(|| format!("cannot listen on {} (server.listen)", config.server.listen))?;
         let address = listener.local_addr()?;
-        let urls = ServerUrls::new(&config.server, address)?;
+        let urls = Arc::new(ServerUrls::new(&config.server, address)?);
         let (archive, thread) = Archive::start(config.recording.clone())
             .with_context(|| format!("cannot write to {} (recording.dir)", config.recording.dir.display()))?;
         let calls = Calls::new(
@@ -99,11 +120,17 @@ impl App {
             }
         }
         let (draining, closing, sockets) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let desk = Desk::new(calls.clone(), directory.clone(), store, {
+            let urls = urls.clone();
+            move |path| urls.http(path)
+        });
+        let door = Door::new(desk, config.security.webhooks_per_minute, config.security.binotel_allow_any);
         let state = AppState {
             calls: Arc::new(calls.clone()),
             directory,
             tokens: Arc::new(MediaTokens::default()),
-            urls: Arc::new(urls),
+            urls,
+            door: door.clone(),
             proxies: Arc::new(TrustedProxies::new(&config.server)?),
             media: Default::default(),
             render_metrics: Arc::new(telemetry::render),
@@ -112,8 +139,9 @@ impl App {
         };
         let serving = tokio::spawn(crate::http::serve(listener, router::router(state), closing.clone()));
         let upkeep = tokio::spawn(telemetry::upkeep(closing.clone()));
+        let errands = tokio::spawn(run_errands(door, closing.clone()));
         let drain = Duration::from_secs(config.server.drain_s);
-        Ok(Self { calls, address, serving, upkeep, draining, closing, sockets, archive: thread, drain })
+        Ok(Self { calls, address, serving, upkeep, errands, draining, closing, sockets, archive: thread, drain })
     }
 
     /// Takes no more calls, lets those that run finish within `server.drain_s`, ends the rest, and closes everything.
@@ -125,6 +153,7 @@ impl App {
         self.closing.cancel();
         let _ = tokio::time::timeout(CLOSE, self.serving).await;
         let _ = self.upkeep.await;
+        let _ = self.errands.await;
         // The last sender of the archive goes with the calls; its thread then ends by itself.
         drop(self.calls);
         let archive = self.archive;
@@ -132,6 +161,22 @@ impl App {
     }
 }
 
+/// Lets events act that failed before or whose process died, until it is told to stop; then waits for those under way.
+async fn run_errands(door: Door, stop: CancellationToken) {
+    let mut round = tokio::time::interval(ERRANDS);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = round.tick() => {}
+        }
+        door.tidy();
+        let _ = door.desk().catch_up().await;
+    }
+    door.desk().close(CLOSE).await;
+}
+
+/// An event of a process that died acts within so long of the next start.
+const ERRANDS: Duration = Duration::from_secs(5);
 /// Sockets that do not close by themselves are left to the end of the process after this.
 const CLOSE: Duration = Duration::from_secs(5);
 

@@ -36,7 +36,7 @@ pub async fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
     for call in &crashed {
         recorder::close_record(&config.recording, call.call(), *call.ended_at, nodes::CRASHED);
     }
-    let app = App::start(config, directory.directory.clone(), ledger).await?;
+    let app = App::start(config, directory.directory.clone(), Some(store.clone()), ledger).await?;
     info!(address = %app.address, "ready");
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {

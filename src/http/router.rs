@@ -22,6 +22,7 @@ use crate::call::registry::{CallSetup, Calls, Refused};
 use crate::http::config::{ServerUrls, TrustedProxies};
 use crate::http::problem::Problem;
 use crate::http::tokens::MediaTokens;
+use crate::http::webhooks::Door;
 use crate::http::{media_ws, webhooks};
 use crate::store::directory::Directory;
 use crate::transport::leg::Leg;
@@ -67,6 +68,7 @@ pub struct AppState {
     pub tokens: Arc<MediaTokens>,
     pub urls: Arc<ServerUrls>,
     pub proxies: Arc<TrustedProxies>,
+    pub door: Door,
     pub media: TwilioWsConfig,
     /// The text of `/metrics`.
     pub render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
@@ -86,9 +88,9 @@ impl AppState {
 pub fn router(state: AppState) -> Router {
     // No request is traced with its path: the path of a media websocket is a secret.
     let webhooks = Router::new()
-        .route("/webhooks/twilio/{integration}/voice", post(webhooks::voice))
-        .route("/webhooks/twilio/{integration}/status", post(webhooks::status))
-        .route("/webhooks/twilio/{integration}/stream", post(webhooks::stream))
+        .route("/webhooks/twilio/{integration}/{route}", post(webhooks::twilio))
+        .route("/webhooks/ringostat/{integration}/{secret}", get(webhooks::ringostat).post(webhooks::ringostat))
+        .route("/webhooks/binotel/{integration}/{secret}", post(webhooks::binotel))
         .layer(DefaultBodyLimit::max(WEBHOOK_BODY_BYTES))
         .layer(middleware::from_fn(limit_time));
     Router::new()

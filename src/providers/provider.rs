@@ -329,7 +329,7 @@ pub struct Webhook {
 }
 
 /// What a provider tells or asks.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// What is to be done with this call? Answered at once, from memory.
     CallOffered(CallNews),
@@ -362,7 +362,7 @@ pub enum Event {
 }
 
 /// As much as a webhook says of a call; the rest is empty.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CallNews {
     pub provider_call: Option<String>,
     pub direction: Option<Direction>,
@@ -376,7 +376,7 @@ pub struct CallNews {
     pub at: Option<Timestamp>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum CallState {
     Ringing,
     /// By a SIP login or internal number, where it is known.
@@ -393,7 +393,7 @@ pub enum CallState {
     },
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IncomingMessage {
     pub provider_message: String,
     pub from: PhoneNumber,

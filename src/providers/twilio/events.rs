@@ -475,6 +475,7 @@ mod tests {
                     content_type: self.content_type,
                     signature: self.signature.as_deref(),
                     client: None,
+                    any_address: false,
                     body: &self.body,
                 },
             )
@@ -661,6 +662,7 @@ mod tests {
                     content_type: None,
                     signature: request.signature.as_deref(),
                     client: None,
+                    any_address: false,
                     body: &request.body,
                 },
             );
@@ -840,6 +842,7 @@ mod tests {
                     content_type: Some(if is_json { "application/json" } else { FORM }),
                     signature: Some(text("x_twilio_signature")),
                     client: None,
+                    any_address: false,
                     body: &body,
                 },
             );
