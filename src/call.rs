@@ -9,3 +9,4 @@ pub mod record;
 pub mod recorder;
 pub mod registry;
 pub mod reply;
+pub mod thread;

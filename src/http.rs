@@ -3,6 +3,7 @@
 pub mod config;
 pub mod media_ws;
 pub mod problem;
+pub mod rate;
 pub mod router;
 pub mod serve;
 pub mod tokens;

@@ -297,7 +297,7 @@ async fn an_endless_answer_is_cut_off() {
     })
     .await;
     let error = final_text(&config(&server.url)).await.expect_err("a failure");
-    assert!(error.to_string().contains("longer than 1 MB"), "{error}");
+    assert!(error.to_string().contains("over 1048576 bytes"), "{error}");
 }
 
 #[tokio::test]

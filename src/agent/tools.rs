@@ -15,6 +15,7 @@ use crate::telephony::{CallId, PhoneNumber};
 mod end_call;
 mod handover;
 mod remember;
+pub mod telephone;
 
 /// Longest result that a model is given, in bytes; more costs tokens on every later turn.
 pub const MAX_RESULT_BYTES: usize = 16 * 1024;

@@ -1,4 +1,5 @@
-//! `offhook mock`: the stand-in for OpenAI-shaped speech and language services, for tests, `load` and newcomers.
+//! `offhook mock`: the stand-ins for OpenAI-shaped speech and language services and for telephone providers, for tests,
+//! `load` and newcomers.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,7 +8,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 
+use crate::mock::binotel::{BinotelConfig, MockBinotel};
 use crate::mock::openai::{MockConfig, MockOpenAi};
+use crate::mock::ringostat::{MockRingostat, RingostatConfig};
 use crate::mock::script::{Delays, Fault, Script};
 
 #[derive(clap::Args, Clone, Debug)]
@@ -32,6 +35,12 @@ pub struct Args {
     /// What is heard and said: a TOML file with `transcripts`, `[[reply]]`, `after_tools`
     #[arg(long, value_name = "FILE")]
     pub script: Option<PathBuf>,
+    /// Be Ringostat at this address too (key mock-auth-key, project 12345)
+    #[arg(long, value_name = "ADDR")]
+    pub ringostat: Option<SocketAddr>,
+    /// Be Binotel at this address too (key mock-key, secret mock-secret, company 1000)
+    #[arg(long, value_name = "ADDR")]
+    pub binotel: Option<SocketAddr>,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -45,7 +54,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         script.transcripts =
             read(path)?.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect();
     }
-    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let listener = listen(args.listen).await?;
     let config = MockConfig {
         delays: args.delays,
         fault: args.fault,
@@ -55,10 +64,39 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let mut mock = MockOpenAi::start(config, listener).context("cannot start the mock")?;
     println!("listening: base_url = \"{}\", log at http://{}/mock/requests", mock.base_url(), mock.addr);
+    let ringostat = match args.ringostat {
+        Some(addr) => {
+            let mock = MockRingostat::start(RingostatConfig::default(), listen(addr).await?)?;
+            println!("ringostat: api_base = \"{}\"; {SIMULATE}", mock.base_url());
+            Some(mock)
+        }
+        None => None,
+    };
+    let binotel = match args.binotel {
+        Some(addr) => {
+            let mock = MockBinotel::start(BinotelConfig::default(), listen(addr).await?)?;
+            println!("binotel: api_base = \"{}\"; {SIMULATE}", mock.base_url());
+            Some(mock)
+        }
+        None => None,
+    };
     tokio::select! {
         ended = mock.wait() => ended.context("the mock has failed")?,
         result = tokio::signal::ctrl_c() => result.context("cannot wait for Ctrl-C")?,
     }
     mock.stop().await;
+    if let Some(mock) = ringostat {
+        mock.stop().await;
+    }
+    if let Some(mock) = binotel {
+        mock.stop().await;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How a call is made to happen.
+const SIMULATE: &str = r#"POST /simulate/webhook {"url":…}, then POST /simulate/call {"from":"380501234567"}"#;
+
+async fn listen(addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr}"))
 }

@@ -55,14 +55,20 @@ settings! {
     wait_unfinished_ms: u64 = 2000;
     /// The waits are multiplied by this where digits, a spelling or an address is expected.
     expect_digits_factor: f32 = 2.0;
-    /// Silence after which a transcript is made and the model is started on it, unconfirmed.
-    speculate_after_ms: u64 = 80;
+    /// Silence after which a transcript is made and the model is started on it, unconfirmed. Less answers sooner and asks
+    /// recognition more often: stops inside words are 40 to 80 ms long.
+    speculate_after_ms: u64 = 40;
     /// Starts of a model on unconfirmed words in one turn; 0 switches speculation off.
     max_speculations: u32 = 3;
     /// Speech after which a partial transcript is asked for while the caller speaks; 0 = never.
     partial_every_ms: u64 = 800;
     /// A turn may be answered although recognition has not come back after this.
     transcript_limit_ms: u64 = 2500;
+    /// Voice in which no words were found, after which the agent asks for them again; half as much when it has just asked
+    /// something. 0 = never.
+    repeat_after_voice_ms: u64 = 600;
+    /// Times in a row that the agent asks so; then it waits.
+    max_repeats: u32 = 2;
     /// Whether the caller may interrupt.
     barge_in: bool = true;
     /// A suspected barge-in without words is confirmed after this, if most packets were voiced.
@@ -147,6 +153,8 @@ impl TurnSettings {
             "turn.silence_prompt_ms must be below turn.silence_goodbye_ms, or one of them 0 (off)",
         );
         require((1000..=600_000).contains(&self.max_turn_ms), "turn.max_turn_ms must be from 1000 to 600000");
+        require(self.repeat_after_voice_ms <= 60_000, "turn.repeat_after_voice_ms must be at most 60000; 0 = never");
+        require(self.max_repeats <= 10, "turn.max_repeats must be at most 10");
         require(self.max_tool_steps <= 50, "turn.max_tool_steps must be at most 50");
         require((1..=600_000).contains(&self.tool_limit_ms), "turn.tool_limit_ms must be from 1 to 600000");
         faults

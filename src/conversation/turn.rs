@@ -168,6 +168,10 @@ struct Utterance {
     speculations: u32,
     /// Speech has ended and not begun again.
     silent: bool,
+    /// Packets that held voice.
+    voiced: u32,
+    /// It took the floor from the agent.
+    interrupted: bool,
 }
 
 /// The state machine. One per call.
@@ -187,6 +191,10 @@ pub struct Turn {
     ending: Option<CallEnd>,
     winding_down: bool,
     question: bool,
+    /// The agent's last words were a question and the caller has not answered it.
+    answer_due: bool,
+    /// Times in a row that the caller was asked to say it again.
+    repeats: u32,
     slow_speech: bool,
     digits: String,
     digits_at: Option<Instant>,
@@ -200,6 +208,8 @@ const TOO_LONG_GRACE: Duration = Duration::from_secs(20);
 const DTMF_WAIT: Duration = Duration::from_millis(2000);
 /// Longest entry by keypad.
 const DTMF_MAX: usize = 32;
+/// What one packet holds.
+const PACKET_MS: u64 = 20;
 /// While a barge-in is suspected, words are asked for this long after the pause: enough for one word.
 const SUSPECT_PARTIAL: Duration = Duration::from_millis(240);
 
@@ -219,6 +229,8 @@ impl Turn {
             ending: None,
             winding_down: false,
             question: false,
+            answer_due: false,
+            repeats: 0,
             slow_speech: false,
             digits: String::new(),
             digits_at: None,
@@ -322,6 +334,8 @@ impl Turn {
                     prepared: None,
                     speculations: 0,
                     silent: false,
+                    voiced: self.settings.start_packets,
+                    interrupted: false,
                 });
                 actions.push(Action::BeginUtterance { utterance: id });
             }
@@ -349,6 +363,7 @@ impl Turn {
         let suspected = matches!(self.floor, Floor::Suspected { .. });
         let settings = &self.settings;
         let Some(utterance) = &mut self.utterance else { return };
+        utterance.voiced += u32::from(heard.voiced && !heard.started);
         if heard.silent_for.is_zero() {
             let every = TurnSettings::ms(settings.partial_every_ms);
             let first_in_suspicion = suspected && utterance.take == 0;
@@ -422,6 +437,9 @@ impl Turn {
             self.floor = Floor::Idle;
             self.ending = None;
             self.question = false;
+            if let Some(utterance) = &mut self.utterance {
+                utterance.interrupted = true;
+            }
         }
     }
 
@@ -438,12 +456,28 @@ impl Turn {
             return;
         }
         match words {
-            Some(words) if words.trim().is_empty() => {
-                self.end_utterance(actions);
-                self.caller_quiet_since.get_or_insert(now);
-            }
+            Some(words) if words.trim().is_empty() => match utterance.prepared.clone() {
+                // What was understood before the caller made another sound.
+                Some(prepared) => self.commit(prepared, actions),
+                None => self.no_words(now, actions),
+            },
             Some(words) => self.commit(words, actions),
             None => self.await_words(now, heard, actions),
+        }
+    }
+
+    /// The turn is over and held no words: a noise, or speech that was not understood. After long enough a voice, or
+    /// where the agent gave the floor up for it, silence would be the wrong answer.
+    fn no_words(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let Some(utterance) = &self.utterance else { return };
+        let voice_ms = u64::from(utterance.voiced) * PACKET_MS;
+        let needed = self.settings.repeat_after_voice_ms / if self.answer_due { 2 } else { 1 };
+        let speech = utterance.interrupted || voice_ms >= needed;
+        self.end_utterance(actions);
+        self.caller_quiet_since.get_or_insert(now);
+        if speech && self.settings.repeat_after_voice_ms > 0 && self.repeats < self.settings.max_repeats {
+            self.repeats += 1;
+            self.say(now, Phrase::PleaseRepeat, actions);
         }
     }
 
@@ -573,6 +607,8 @@ impl Turn {
         };
         actions.push(Action::Commit { reply });
         self.floor = Floor::Committed { reply };
+        self.answer_due = false;
+        self.repeats = 0;
         self.prompted = false;
         self.quiet_since = None;
         self.caller_quiet_since = None;
@@ -638,7 +674,7 @@ impl Turn {
             actions.push(Action::Resume);
         }
         self.floor = Floor::Idle;
-        self.question = false;
+        self.answer_due |= std::mem::take(&mut self.question);
         self.quiet_since = Some(now);
         if self.ending.is_some() {
             self.hang_up(actions);
@@ -939,12 +975,96 @@ mod tests {
         scene.speak(800);
         let end = scene.now.duration_since(scene.t0).as_millis() as u64;
         scene.silence(100);
-        assert_eq!(scene.first(asks), Some(end + 80));
+        assert_eq!(scene.first(asks), Some(end + 40));
         scene.words("What time do you open today?");
         assert_eq!(scene.first(prepares), Some(end + 100));
         assert_eq!(scene.count(commits), 0);
         scene.silence(200);
         assert_eq!(scene.first(commits), Some(end + 300));
+    }
+
+    fn asks_again(action: &Action) -> bool {
+        matches!(action, Action::Say { phrase: Phrase::PleaseRepeat, .. })
+    }
+
+    /// How often the agent asks the caller to repeat, after voice of this length in which no words were found.
+    fn asked_again_after(scene: &mut Scene, voice_ms: u64) -> usize {
+        let before = scene.count(asks_again);
+        scene.speak(voice_ms);
+        scene.silence(100);
+        scene.words("");
+        scene.silence(1000);
+        if let Some((_, Action::Say { reply, .. })) = scene.log.iter().rev().find(|(_, action)| asks_again(action)) {
+            let reply = *reply;
+            scene.event(Event::ReplyStarted { reply });
+            scene.event(Event::ReplyFinished { reply });
+        }
+        scene.count(asks_again) - before
+    }
+
+    #[test]
+    fn a_voice_without_words_is_asked_to_repeat_and_a_short_noise_is_not() {
+        assert_eq!(asked_again_after(&mut Scene::greeted(|_| {}), 600), 1);
+        assert_eq!(asked_again_after(&mut Scene::greeted(|_| {}), 580), 0);
+        assert_eq!(asked_again_after(&mut Scene::greeted(|s| s.repeat_after_voice_ms = 900), 880), 0);
+        assert_eq!(asked_again_after(&mut Scene::greeted(|s| s.repeat_after_voice_ms = 0), 5000), 0);
+    }
+
+    #[test]
+    fn after_a_question_half_the_voice_is_enough() {
+        let question = |question| {
+            let mut scene = Scene::new(|_| {});
+            scene.event(Event::Answered);
+            scene.event(Event::ReplyStarted { reply: ReplyId(1) });
+            scene.event(Event::ClausePlaying { question });
+            scene.event(Event::ReplyFinished { reply: ReplyId(1) });
+            asked_again_after(&mut scene, 300)
+        };
+        assert_eq!(question(true), 1);
+        assert_eq!(question(false), 0);
+    }
+
+    #[test]
+    fn the_agent_asks_again_a_bounded_number_of_times_until_words_come() {
+        let mut scene = Scene::greeted(|s| s.max_repeats = 2);
+        let asked: Vec<usize> = (0..3).map(|_| asked_again_after(&mut scene, 900)).collect();
+        assert_eq!(asked, [1, 1, 0]);
+        scene.speak(800);
+        scene.silence(100);
+        scene.words("What time do you open today?");
+        scene.silence(400);
+        let Some((_, Action::Commit { reply })) = scene.log.iter().rev().find(|(_, action)| commits(action)) else {
+            panic!("words end the turn")
+        };
+        let reply = *reply;
+        scene.event(Event::ReplyStarted { reply });
+        scene.event(Event::ReplyFinished { reply });
+        assert_eq!(asked_again_after(&mut scene, 900), 1);
+        assert_eq!(asked_again_after(&mut Scene::greeted(|s| s.max_repeats = 0), 900), 0);
+    }
+
+    #[test]
+    fn an_agent_that_gave_up_the_floor_for_a_voice_without_words_asks_for_them() {
+        let mut scene = Scene::agent_speaking(|s| s.repeat_after_voice_ms = 5000);
+        scene.speak(700);
+        assert_eq!(scene.count(interrupts), 1);
+        scene.silence(100);
+        scene.words("");
+        scene.silence(1000);
+        assert_eq!(scene.count(asks_again), 1);
+    }
+
+    #[test]
+    fn words_that_were_understood_are_answered_though_a_later_take_finds_none() {
+        let mut scene = Scene::greeted(|_| {});
+        scene.speak(800);
+        scene.silence(100);
+        scene.words("What time do you open today?");
+        scene.speak(200);
+        scene.silence(100);
+        scene.words("");
+        scene.silence(1000);
+        assert_eq!((scene.count(commits), scene.count(prepares)), (1, 1));
     }
 
     #[test]

@@ -144,3 +144,42 @@ impl AsyncWrite for Connection {
         self.stream.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    async fn bounded(permits: usize) -> (Bounded, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        (Bounded { listener, permits: Arc::new(Semaphore::new(permits)) }, address)
+    }
+
+    #[tokio::test]
+    async fn beyond_the_bound_a_connection_waits_until_another_is_closed() {
+        let (mut bounded, address) = bounded(1).await;
+        let _clients = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
+        let (first, _) = bounded.accept().await;
+        assert!(timeout(Duration::from_millis(100), bounded.accept()).await.is_err());
+        drop(first);
+        timeout(Duration::from_secs(5), bounded.accept()).await.expect("there is room");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_stays_silent_is_closed_and_one_that_speaks_is_not() {
+        let (mut bounded, address) = bounded(1).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (mut connection, _) = bounded.accept().await;
+        let accepted = Instant::now();
+        sleep(IDLE_LIMIT / 2).await;
+        client.write_all(b"x").await.unwrap();
+        let mut byte = [0; 1];
+        connection.read_exact(&mut byte).await.expect("a byte came");
+        let error = connection.read_exact(&mut byte).await.expect_err("nothing more came");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(accepted.elapsed().as_secs(), IDLE_LIMIT.as_secs() * 3 / 2);
+    }
+}

@@ -59,6 +59,9 @@ pub struct CallerConfig {
     pub account_sid: String,
     pub from: String,
     pub to: String,
+    /// Ids that somebody else has made; otherwise the caller makes its own.
+    pub call_sid: Option<String>,
+    pub stream_sid: Option<String>,
     /// Keep the samples of both directions (32 KB a second of call).
     pub record: bool,
     /// For the webhook and the handshake, each.
@@ -82,6 +85,8 @@ impl CallerConfig {
             account_sid: format!("AC{}", "0".repeat(32)),
             from: "+15550002222".into(),
             to: "+15550001111".into(),
+            call_sid: None,
+            stream_sid: None,
             record: false,
             connect_limit: Duration::from_secs(5),
             reply_limit: Duration::from_secs(15),
@@ -194,7 +199,7 @@ pub fn http_client() -> reqwest::Result<reqwest::Client> {
 /// Places the call and sees it through. Always comes back: everything in it has a time limit.
 pub async fn call(config: CallerConfig) -> CallerReport {
     let began = Instant::now();
-    let call_sid = format!("CA{}", Uuid::new_v4().simple());
+    let call_sid = config.call_sid.clone().unwrap_or_else(|| format!("CA{}", Uuid::new_v4().simple()));
     match connect(&config, &call_sid).await {
         Ok((socket, parameters)) => {
             let connect_ms = began.elapsed().as_secs_f64() * 1_000.0;
@@ -274,7 +279,7 @@ struct Line {
 
 impl Line {
     fn new(config: &CallerConfig, call_sid: &str, socket: Socket) -> Self {
-        let stream_sid = format!("MZ{}", Uuid::new_v4().simple());
+        let stream_sid = config.stream_sid.clone().unwrap_or_else(|| format!("MZ{}", Uuid::new_v4().simple()));
         Self {
             socket,
             started: Instant::now(),

@@ -97,6 +97,12 @@ pub trait Provider: Send + Sync {
         unsupported("give recordings")
     }
 
+    /// What a person types into the provider's cabinet so that its webhooks come to `url`, one step a line. Empty where
+    /// `prepare_line` writes them.
+    fn instructions(&self, _url: &str) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether a webhook is the provider's, and what it says. Pure: no network, no clock but the request's.
     /// Refuses before it reads, cheapest check first.
     fn read_webhook(&self, request: &WebhookRequest<'_>) -> Result<Webhook, Refusal>;
@@ -194,6 +200,20 @@ pub struct HistoryQuery {
     pub cursor: Option<String>,
 }
 
+impl HistoryQuery {
+    /// For what a provider cannot filter by itself. A call without a known start is in every period.
+    pub fn takes(&self, call: &PastCall) -> bool {
+        let digits = |number: &PhoneNumber| number.as_str().trim_start_matches('+').to_owned();
+        let of_phone = self.phone.as_ref().is_none_or(|phone| {
+            let phone = digits(phone);
+            digits(&call.from) == phone || digits(&call.to) == phone
+        });
+        let after = self.from.is_none_or(|from| call.started.is_none_or(|started| started >= from));
+        let before = self.to.is_none_or(|to| call.started.is_none_or(|started| started <= to));
+        of_phone && after && before && self.status.is_none_or(|status| status == call.outcome)
+    }
+}
+
 /// Newest first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct HistoryPage {
@@ -282,7 +302,7 @@ pub struct RecordingLink {
 }
 
 /// A webhook as it came in, before anybody believed it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct WebhookRequest<'a> {
     /// The last part of the path where the provider has one address per subject: `voice`, `status`, `sms`, `stream`.
     pub route: &'a str,
@@ -295,6 +315,8 @@ pub struct WebhookRequest<'a> {
     pub signature: Option<&'a str>,
     /// The true client, seen through `server.trusted_proxies`.
     pub client: Option<IpAddr>,
+    /// `security.binotel_allow_any`: the operator of this server has switched allowlists of addresses off.
+    pub any_address: bool,
     pub body: &'a [u8],
 }
 

@@ -18,7 +18,7 @@ use crate::providers::provider::{
     OutgoingMessage, Provider, RecordingLink, Refusal, RemoteLine, SentMessage, Webhook, WebhookAnswer, WebhookRequest,
     WebhookSetting, Webhooks,
 };
-use crate::providers::rest::ProviderError;
+use crate::providers::rest::{Limits, ProviderError};
 use crate::providers::twilio::rest::Api;
 use crate::telephony::PhoneNumber;
 
@@ -100,6 +100,10 @@ pub struct Twilio {
 
 impl Twilio {
     pub fn open(credentials: &Credentials) -> Result<Self, CredentialsFault> {
+        Self::with_limits(credentials, Limits::default())
+    }
+
+    pub fn with_limits(credentials: &Credentials, limits: Limits) -> Result<Self, CredentialsFault> {
         let fault = |field: &str, problem: &str| CredentialsFault { field: field.into(), problem: problem.into() };
         let tokens: Vec<SecretString> = ["auth_token", "secondary_auth_token"]
             .into_iter()
@@ -110,7 +114,7 @@ impl Twilio {
             (None, Some(_)) => return Err(fault("api_key", "is missing: api_secret belongs to a key")),
             _ => {}
         }
-        let api = Api::open(credentials).map_err(|error| match error {
+        let api = Api::open(credentials, limits).map_err(|error| match error {
             ProviderError::Invalid { problem, .. } => fault("api_base", &problem),
             error => fault("api_base", &error.to_string()),
         })?;

@@ -285,7 +285,7 @@ fn out_of_quota(body: &[u8]) -> bool {
 }
 
 /// The message inside `{"error":{"message"}}`, `{"error":"…"}`, `{"message":"…"}`, `{"detail":"…"}`, or the text itself.
-fn explanation(body: &[u8]) -> String {
+pub fn explanation(body: &[u8]) -> String {
     let text = || String::from_utf8_lossy(&body[..body.len().min(4 * DETAIL_BYTES)]).into_owned();
     let Ok(json) = serde_json::from_slice::<Value>(body) else { return text() };
     let error = &json["error"];

@@ -400,3 +400,523 @@ fn spoken(language: &str) -> &str {
         None => language,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::twilio::signature::{sign, verify_websocket};
+    use sha2::{Digest as _, Sha256};
+
+    const ACCOUNT: &str = "AC00000000000000000000000000000001";
+    const CALL: &str = "CA00000000000000000000000000000001";
+    const BASE: &str = "https://voice.example.com/webhooks/twilio/0190b5a4-0000-7000-8000-000000000001";
+    const OTHER: &str = "https://voice.example.com/webhooks/twilio/0190b5a4-0000-7000-8000-000000000002";
+    const FORM: &str = "application/x-www-form-urlencoded; charset=UTF-8";
+
+    fn token() -> SecretString {
+        "12345".into()
+    }
+
+    fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    }
+
+    fn encoded(pairs: &[(String, String)]) -> Vec<u8> {
+        form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish().into_bytes()
+    }
+
+    /// A request that can be spoilt.
+    #[derive(Clone)]
+    struct Req {
+        route: &'static str,
+        method: &'static str,
+        url: String,
+        content_type: Option<&'static str>,
+        signature: Option<String>,
+        body: Vec<u8>,
+    }
+
+    impl Req {
+        /// As Twilio would send it.
+        fn form(route: &'static str, pairs: &[(&str, &str)]) -> Self {
+            let (url, fields) = (format!("{BASE}/{route}"), owned(pairs));
+            Self {
+                route,
+                method: "POST",
+                content_type: Some(FORM),
+                signature: Some(sign(&token(), &url, &fields)),
+                body: encoded(&fields),
+                url,
+            }
+        }
+
+        fn json(route: &'static str, body: &str) -> Self {
+            let hash: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
+            let url = format!("{BASE}/{route}?bodySHA256={hash}");
+            Self {
+                route,
+                method: "POST",
+                content_type: Some("application/json"),
+                signature: Some(sign(&token(), &url, &[])),
+                body: body.into(),
+                url,
+            }
+        }
+
+        fn read(&self) -> Result<Webhook, Refusal> {
+            read(
+                ACCOUNT,
+                &[token()],
+                &WebhookRequest {
+                    route: self.route,
+                    method: self.method,
+                    url: &self.url,
+                    query: self.url.split_once('?').map_or("", |(_, query)| query),
+                    content_type: self.content_type,
+                    signature: self.signature.as_deref(),
+                    client: None,
+                    body: &self.body,
+                },
+            )
+        }
+    }
+
+    fn offered() -> Vec<(&'static str, &'static str)> {
+        vec![
+            ("AccountSid", ACCOUNT),
+            ("ApiVersion", "2010-04-01"),
+            ("CallSid", CALL),
+            ("CallStatus", "ringing"),
+            ("Called", "+380441234567"),
+            ("Caller", "+380501234567"),
+            ("Direction", "inbound"),
+            ("From", "+380501234567"),
+            ("FromCountry", "UA"),
+            ("SomethingNew", "5"),
+            ("To", "+380441234567"),
+        ]
+    }
+
+    fn with(
+        mut pairs: Vec<(&'static str, &'static str)>,
+        more: &[(&'static str, &'static str)],
+    ) -> Vec<(&'static str, &'static str)> {
+        pairs.retain(|(name, _)| !more.iter().any(|(other, _)| other == name));
+        pairs.extend_from_slice(more);
+        pairs
+    }
+
+    fn event(route: &'static str, pairs: &[(&str, &str)]) -> (Event, Option<String>) {
+        let webhook = Req::form(route, pairs).read().unwrap();
+        (webhook.event, webhook.once)
+    }
+
+    #[test]
+    fn a_call_that_comes_in_is_offered_on_the_line_that_was_called() {
+        let (offer, once) = event("voice", &offered());
+        let Event::CallOffered(news) = offer else { panic!("{offer:?}") };
+        assert_eq!(news.provider_call.as_deref(), Some(CALL));
+        assert_eq!((news.from.as_str(), news.line.as_deref()), ("+380501234567", Some("+380441234567")));
+        assert_eq!((news.direction, once), (Some(Direction::Inbound), Some(format!("voice:{CALL}"))));
+    }
+
+    #[test]
+    fn a_call_that_we_made_belongs_to_the_line_that_called() {
+        let made =
+            with(offered(), &[("Direction", "outbound-api"), ("CallStatus", "in-progress"), ("AnsweredBy", "human")]);
+        let (Event::CallOffered(news), _) = event("voice", &made) else { panic!("not offered") };
+        assert_eq!((news.direction, news.line.as_deref()), (Some(Direction::Outbound), Some("+380501234567")));
+        assert_eq!(news.answered_by.as_deref(), Some("human"));
+    }
+
+    #[test]
+    fn hidden_callers_and_names_are_callers_too() {
+        for from in ["", "anonymous", "Restricted", "+266696687", "client:anna", "sip:bob@example.com;transport=tls"] {
+            let (Event::CallOffered(news), _) = event("voice", &with(offered(), &[("From", from)])) else {
+                panic!("{from}")
+            };
+            assert_eq!(news.from.as_str(), from);
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_call_is_asked_for_as_often_as_it_comes() {
+        let (event, once) = event("after", &with(offered(), &[("CallStatus", "in-progress")]));
+        assert!(matches!(event, Event::CallContinues(_)));
+        assert_eq!(once, None);
+    }
+
+    #[test]
+    fn every_status_says_how_the_call_goes_on_and_acts_once() {
+        let status = |status: &'static str, more: &[(&'static str, &'static str)]| {
+            let pairs = with(
+                with(offered(), &[("CallStatus", status), ("SequenceNumber", "2")]),
+                &[("Timestamp", "Fri, 18 Oct 2019 17:00:00 +0000")],
+            );
+            event("status", &with(pairs, more))
+        };
+        let (event, once) = status("ringing", &[]);
+        let Event::CallProgressed { news, state: CallState::Ringing } = event else { panic!("{event:?}") };
+        assert_eq!(news.at.unwrap().to_string(), "2019-10-18T17:00:00Z");
+        assert_eq!(once.unwrap(), format!("status:{CALL}:ringing:2"));
+        let ended = |pair: (Event, Option<String>)| match pair.0 {
+            Event::CallProgressed { state: CallState::Ended { outcome, talk_s, .. }, .. } => (outcome, talk_s),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            ended(status("completed", &[("CallDuration", "61"), ("Duration", "2")])),
+            (CallOutcome::Answered, Some(61))
+        );
+        assert_eq!(
+            ended(status("completed", &[("CallDuration", "9"), ("AnsweredBy", "machine_end_beep")])),
+            (CallOutcome::Voicemail, Some(9))
+        );
+        assert_eq!(ended(status("busy", &[("CallDuration", "0")])), (CallOutcome::Busy, None));
+        assert_eq!(ended(status("no-answer", &[])), (CallOutcome::NoAnswer, None));
+        assert_eq!(ended(status("failed", &[])), (CallOutcome::Failed, None));
+        assert_eq!(ended(status("canceled", &[])), (CallOutcome::Canceled, None));
+        assert!(matches!(status("initiated", &[]).0, Event::Ignored { .. }));
+        let detected = [("AccountSid", ACCOUNT), ("CallSid", CALL), ("AnsweredBy", "machine_start")];
+        for route in ["status", "amd"] {
+            let (amd, once) = super::tests::event(route, &detected);
+            let Event::CallProgressed { news, state: CallState::Answered { by: None } } = amd else {
+                panic!("{amd:?}")
+            };
+            assert_eq!(news.answered_by.as_deref(), Some("machine_start"));
+            assert_eq!(once.unwrap(), format!("amd:{CALL}:machine_start"));
+        }
+    }
+
+    #[test]
+    fn messages_and_what_becomes_of_them_are_read() {
+        let sid = "SM00000000000000000000000000000001";
+        let pairs = [
+            ("AccountSid", ACCOUNT),
+            ("Body", "Добрий день, 100% + так & ні"),
+            ("From", "+380501234567"),
+            ("MediaUrl0", "https://api.twilio.com/m0"),
+            ("MessageSid", sid),
+            ("NumMedia", "1"),
+            ("SmsStatus", "received"),
+            ("To", "+380441234567"),
+        ];
+        let (Event::MessageReceived(message), once) = event("sms", &pairs) else { panic!("no message") };
+        assert_eq!((message.text.as_str(), message.media.len()), ("Добрий день, 100% + так & ні", 1));
+        assert_eq!(once.unwrap(), format!("sms:{sid}"));
+        let status =
+            [("AccountSid", ACCOUNT), ("ErrorCode", "30003"), ("MessageSid", sid), ("MessageStatus", "undelivered")];
+        for route in ["status", "sms"] {
+            let (Event::MessageStatus { status, error, .. }, once) = event(route, &status) else { panic!("no status") };
+            assert_eq!(
+                (status.as_str(), error.as_deref()),
+                ("undelivered", Some("30003: the phone is unreachable or switched off"))
+            );
+            assert_eq!(once.unwrap(), format!("message:{sid}:undelivered"));
+        }
+    }
+
+    #[test]
+    fn a_failed_stream_says_why() {
+        let pairs = [
+            ("AccountSid", ACCOUNT),
+            ("CallSid", CALL),
+            ("StreamSid", "MZ00000000000000000000000000000001"),
+            ("StreamEvent", "stream-error"),
+            ("StreamError", "31920 - Handshake\n Error"),
+        ];
+        let (Event::StreamStatus { provider_call, event, failure }, once) = event("stream", &pairs) else {
+            panic!("no stream")
+        };
+        assert_eq!((provider_call.as_str(), event.as_str()), (CALL, "stream-error"));
+        assert_eq!(failure.as_deref(), Some("31920 - Handshake Error"));
+        assert_eq!(once.unwrap(), "stream:MZ00000000000000000000000000000001:stream-error");
+    }
+
+    #[test]
+    fn a_json_body_is_read_like_a_form() {
+        let body = format!(
+            r#"{{"AccountSid":"{ACCOUNT}","CallSid":"{CALL}","CallStatus":"busy","SequenceNumber":3,"x":[1]}}"#
+        );
+        let webhook = Req::json("status", &body).read().unwrap();
+        assert!(matches!(webhook.event, Event::CallProgressed { state: CallState::Ended { .. }, .. }));
+        assert_eq!(webhook.once.unwrap(), format!("status:{CALL}:busy:3"));
+    }
+
+    #[test]
+    fn both_tokens_are_good_while_the_token_is_changed() {
+        let request = Req::form("voice", &offered());
+        let mut signed_anew = request.clone();
+        let new: SecretString = "67890".into();
+        signed_anew.signature = Some(sign(&new, &request.url, &owned(&offered())));
+        assert_eq!(signed_anew.read(), Err(Refusal::Forged));
+        for request in [&request, &signed_anew] {
+            let read = read(
+                ACCOUNT,
+                &[token(), new.clone()],
+                &WebhookRequest {
+                    route: "voice",
+                    method: "POST",
+                    url: &request.url,
+                    query: "",
+                    content_type: None,
+                    signature: request.signature.as_deref(),
+                    client: None,
+                    body: &request.body,
+                },
+            );
+            assert!(read.is_ok());
+        }
+    }
+
+    #[test]
+    fn the_port_may_be_signed_or_not() {
+        for url in [format!("{BASE}/voice"), format!("{BASE}/voice").replace(".com/", ".com:443/")] {
+            let mut request = Req::form("voice", &offered());
+            request.signature = Some(sign(&token(), &url, &owned(&offered())));
+            assert!(request.read().is_ok(), "{url}");
+        }
+    }
+
+    /// Every way that we know of to bring in a request that Twilio did not make, each from one that it did.
+    #[test]
+    fn forgeries_are_refused() {
+        let genuine = Req::form("voice", &offered());
+        assert!(genuine.read().is_ok());
+        let fields = owned(&offered());
+        let json_body = format!(r#"{{"AccountSid":"{ACCOUNT}","CallSid":"{CALL}","CallStatus":"busy"}}"#);
+        let json = Req::json("status", &json_body);
+        assert!(json.read().is_ok());
+
+        let mut forgeries: Vec<(&str, Req, Refusal)> = Vec::new();
+        let mut add = |what, expected, spoil: &dyn Fn(&mut Req)| {
+            let mut request = genuine.clone();
+            spoil(&mut request);
+            forgeries.push((what, request, expected));
+        };
+        let good = genuine.signature.clone().unwrap();
+        let text = String::from_utf8(genuine.body.clone()).unwrap();
+        let signed =
+            |token: &str, url: &str, fields: &[(String, String)]| Some(sign(&token.to_owned().into(), url, fields));
+        let url = genuine.url.clone();
+        use Refusal::{Forged, Malformed, Unsigned, WrongAccount, WrongType};
+
+        add("no signature", Unsigned, &|r| r.signature = None);
+        add("an empty signature", Forged, &|r| r.signature = Some(String::new()));
+        add("no base64", Forged, &|r| r.signature = Some("?".repeat(28)));
+        add("zeros", Forged, &|r| r.signature = Some(format!("{}=", "A".repeat(27))));
+        add("small letters", Forged, &|r| r.signature = Some(good.to_lowercase()));
+        add("a blank behind it", Forged, &|r| r.signature = Some(format!("{good} ")));
+        add("two signatures", Forged, &|r| r.signature = Some(format!("{good},{good}")));
+        add("a signature cut short", Forged, &|r| r.signature = Some(good[..27].into()));
+        add("another token", Forged, &|r| r.signature = signed("12346", &url, &fields));
+        add("an empty token", Forged, &|r| r.signature = signed("", &url, &fields));
+        add("the account's id as the token", Forged, &|r| r.signature = signed(ACCOUNT, &url, &fields));
+        add("the URL alone", Forged, &|r| r.signature = signed("12345", &url, &[]));
+        add("another caller", Forged, &|r| r.body = text.replace("%2B380501234567", "%2B380509999999").into());
+        add("another call", Forged, &|r| r.body = text.replace("00001&CallStatus", "00002&CallStatus").into());
+        add("another status", Forged, &|r| r.body = text.replace("ringing", "in-progress").into());
+        add("a field more", Forged, &|r| r.body.extend_from_slice(b"&Digits=1"));
+        add("an empty field more", Forged, &|r| r.body.extend_from_slice(b"&Digits="));
+        add("a field less", Forged, &|r| r.body = text.replace("&FromCountry=UA", "").into());
+        add("a field twice with another value", Forged, &|r| r.body.extend_from_slice(b"&To=%2B380440000000"));
+        add("a field twice with the same value", Malformed, &|r| r.body.extend_from_slice(b"&To=%2B380441234567"));
+        add("the call twice", Malformed, &|r| r.body.extend_from_slice(format!("&CallSid={CALL}").as_bytes()));
+        add("a name in small letters", Forged, &|r| r.body = text.replace("CallSid", "callSid").into());
+        add("a name with a blank", Forged, &|r| r.body = text.replace("To=", "To+=").into());
+        add("a value with a blank", Forged, &|r| r.body = text.replace("ringing", "ringing+").into());
+        add("two fields run together", Malformed, &|r| {
+            r.body = text.replace("ringing&Called=", "ringingCalled").into()
+        });
+        add("the call and what follows run together", Malformed, &|r| {
+            r.body = text.replace(&format!("{CALL}&CallStatus="), &format!("{CALL}CallStatus")).into();
+        });
+        add("the account and what follows run together", WrongAccount, &|r| {
+            r.body = text.replace(&format!("{ACCOUNT}&ApiVersion="), &format!("{ACCOUNT}ApiVersion")).into();
+        });
+        add("the caller and what follows run together", Malformed, &|r| {
+            r.body = text.replace("67&FromCountry=", "67FromCountry").into();
+        });
+        add("encoded twice", Forged, &|r| r.body = text.replace("%2B", "%252B").into());
+        add("no body", Forged, &|r| r.body.clear());
+        add("another integration", Forged, &|r| r.url = format!("{OTHER}/voice"));
+        add("another route", Forged, &|r| {
+            r.url = format!("{BASE}/status");
+            r.route = "status";
+        });
+        add("another host", Forged, &|r| r.url = url.replace("voice.example.com", "voice.example.org"));
+        add("a host below ours", Forged, &|r| r.url = url.replace("voice.", "x.voice."));
+        add("http instead of https", Forged, &|r| {
+            r.signature = signed("12345", &url.replace("https:", "http:"), &fields)
+        });
+        for port in ["80", "8443", "0443", "444"] {
+            let ported = url.replace(".com/", &format!(".com:{port}/"));
+            add("a port that is not ours", Forged, &|r| r.signature = signed("12345", &ported, &fields));
+        }
+        add("a user in the URL", Forged, &|r| r.signature = signed("12345", &url.replace("://", "://u:p@"), &fields));
+        add("a query more", Forged, &|r| r.url.push_str("?x=1"));
+        add("a slash more", Forged, &|r| r.url.push('/'));
+        add("a path in capitals", Forged, &|r| r.url = url.replace("/webhooks/", "/WEBHOOKS/"));
+        add("the handshake's scheme", Forged, &|r| {
+            r.signature = signed("12345", &url.replace("https", "wss"), &fields)
+        });
+        add("signed as a GET", Forged, &|r| {
+            let query = format!("{url}?{text}");
+            r.signature = signed("12345", &query, &[]);
+        });
+        add("sent as a GET", Malformed, &|r| r.method = "GET");
+        add("sent as a PUT", Malformed, &|r| r.method = "PUT");
+        add("a form said to be JSON", Forged, &|r| r.content_type = Some("application/json"));
+        add("a form said to be XML", WrongType, &|r| r.content_type = Some("text/xml"));
+        add("a form in parts", WrongType, &|r| r.content_type = Some("multipart/form-data; boundary=x"));
+        add("a route that is none", Malformed, &|r| r.route = "voices");
+        let other = owned(&with(offered(), &[("AccountSid", "AC00000000000000000000000000000002")]));
+        add("another account with our token", WrongAccount, &|r| {
+            r.signature = signed("12345", &url, &other);
+            r.body = encoded(&other);
+        });
+        let nameless: Vec<_> = fields.iter().filter(|(name, _)| name != "AccountSid").cloned().collect();
+        add("no account", WrongAccount, &|r| {
+            r.signature = signed("12345", &url, &nameless);
+            r.body = encoded(&nameless);
+        });
+        let many: Vec<(String, String)> = (0..=MAX_FIELDS).map(|i| (format!("f{i}"), String::new())).collect();
+        add("a flood of fields", Malformed, &|r| r.body = encoded(&many));
+
+        let mut add = |what, expected, spoil: &dyn Fn(&mut Req)| {
+            let mut request = json.clone();
+            spoil(&mut request);
+            forgeries.push((what, request, expected));
+        };
+        let (bare, query) = json.url.split_once('?').unwrap();
+        add("another JSON body", Forged, &|r| r.body = json_body.replace("busy", "failed").into());
+        add("a blank in the JSON body", Forged, &|r| r.body.push(b' '));
+        add("an empty JSON body", Forged, &|r| r.body.clear());
+        add("JSON without its hash", Forged, &|r| {
+            r.url = bare.to_owned();
+            r.signature = signed("12345", bare, &[]);
+        });
+        add("the hash of another body", Forged, &|r| {
+            let other: String = Sha256::digest("{}").iter().map(|byte| format!("{byte:02x}")).collect();
+            r.url = format!("{bare}?bodySHA256={other}");
+            r.body = b"{}".to_vec();
+        });
+        add("two hashes", Forged, &|r| r.url = format!("{bare}?bodySHA256=00&{query}"));
+        add("JSON said to be a form", Forged, &|r| r.content_type = Some(FORM));
+        add("JSON's signature over an empty form", WrongAccount, &|r| {
+            r.content_type = Some(FORM);
+            r.body.clear();
+        });
+        add("JSON that is a list", Malformed, &|r| *r = Req::json("status", "[]"));
+
+        assert!(forgeries.len() >= 60, "{}", forgeries.len());
+        for (what, request, expected) in forgeries {
+            assert_eq!(request.read(), Err(expected), "{what}");
+        }
+    }
+
+    #[test]
+    fn the_vectors_of_twilios_libraries_are_judged_the_same_here() {
+        let shared = std::env::var("OFFHOOK_SHARED")
+            .map_or_else(|_| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), Into::into);
+        let Ok(text) = std::fs::read_to_string(shared.join("sip/twilio/signature-vectors.json")) else {
+            println!("skipped: no shared data");
+            return;
+        };
+        let vectors: Vec<Value> = serde_json::from_str(&text).unwrap();
+        assert!(vectors.len() >= 10);
+        for vector in vectors {
+            let text = |name: &str| vector[name].as_str().unwrap_or_default();
+            let fields: Vec<(String, String)> = serde_json::from_value(vector["params"].clone()).unwrap_or_default();
+            let is_json = vector["body"].is_string();
+            let body = if is_json { text("body").as_bytes().to_vec() } else { encoded(&fields) };
+            let read = read(
+                ACCOUNT,
+                &[text("auth_token").to_owned().into()],
+                &WebhookRequest {
+                    route: "voice",
+                    method: "POST",
+                    url: text("request_url"),
+                    query: "",
+                    content_type: Some(if is_json { "application/json" } else { FORM }),
+                    signature: Some(text("x_twilio_signature")),
+                    client: None,
+                    body: &body,
+                },
+            );
+            // The vectors name no account: one with a good signature gets as far as that.
+            let expected = if vector["valid"] == true { Refusal::WrongAccount } else { Refusal::Forged };
+            assert_eq!(read, Err(expected), "{}", text("name"));
+        }
+    }
+
+    #[test]
+    fn a_webhooks_signature_does_not_open_a_websocket() {
+        let genuine = Req::form("voice", &offered());
+        let url = genuine.url.replace("https", "wss");
+        assert!(verify_websocket(&[token()], &url, genuine.signature.as_deref().unwrap()).is_err());
+    }
+
+    #[test]
+    fn decisions_become_twiml() {
+        let call = Event::CallOffered(CallNews::default());
+        let rest = Event::CallContinues(CallNews::default());
+        let body = |event: &Event, decision: Decision<'_>| {
+            let answer = answer(event, &decision);
+            assert!(answer.content_type.starts_with("text/xml"));
+            answer.body.split_once("?>").map_or(String::new(), |(_, xml)| xml.to_owned())
+        };
+        let talk = Decision::Talk {
+            stream_url: "wss://voice.example.com/media/twilio/t",
+            status_url: "https://voice.example.com/s",
+            after_url: "https://voice.example.com/a",
+            call_id: "0190b5a4-0000-7000-8000-000000000001",
+        };
+        for event in [&call, &rest] {
+            assert_eq!(
+                body(event, talk),
+                "<Response><Connect action=\"https://voice.example.com/a\"><Stream \
+                 url=\"wss://voice.example.com/media/twilio/t\" statusCallback=\"https://voice.example.com/s\">\
+                 <Parameter name=\"call_id\" value=\"0190b5a4-0000-7000-8000-000000000001\"/></Stream></Connect>\
+                 <Hangup/></Response>"
+            );
+        }
+        assert_eq!(body(&call, Decision::Busy), "<Response><Reject reason=\"busy\"/></Response>");
+        assert_eq!(body(&rest, Decision::Busy), "<Response><Hangup/></Response>");
+        assert_eq!(body(&call, Decision::HangUp), "<Response><Hangup/></Response>");
+        assert!(body(&call, Decision::NotInService).contains("not in service"));
+        assert_eq!(
+            body(&rest, Decision::Say { text: "До зустрічі", language: "uk" }),
+            "<Response><Say language=\"uk-UA\">До зустрічі</Say><Hangup/></Response>"
+        );
+        assert!(body(&rest, Decision::Say { text: "x", language: "en-GB" }).contains("\"en-GB\""));
+        assert!(
+            body(&rest, Decision::Transfer { to: "+380671112233", from: "+380441234567" })
+                .contains("callerId=\"+380441234567\"><Number>+380671112233</Number></Dial><Hangup/>")
+        );
+        assert!(
+            body(&call, Decision::Route { to: "sip:desk@example.com" }).contains("<Sip>sip:desk@example.com</Sip>")
+        );
+        let long = "x".repeat(500);
+        let Decision::Talk { stream_url, status_url, after_url, .. } = talk else { unreachable!("it is Talk") };
+        let too_long = Decision::Talk { stream_url, status_url, after_url, call_id: &long };
+        assert_eq!(body(&call, too_long), "<Response><Hangup/></Response>");
+    }
+
+    #[test]
+    fn a_message_is_answered_with_a_message_and_a_notice_with_nothing() {
+        let message = Event::MessageReceived(IncomingMessage {
+            provider_message: "SM1".into(),
+            from: PhoneNumber::default(),
+            to: PhoneNumber::default(),
+            text: String::new(),
+            media: Vec::new(),
+        });
+        let said = |text: &str| answer(&message, &Decision::Say { text, language: "uk" }).body;
+        assert!(said("Дякуємо").ends_with("<Response><Message>Дякуємо</Message></Response>"));
+        assert!(said("").ends_with("<Response></Response>"));
+        assert_eq!(said(&"ї".repeat(2_000)).matches('ї').count(), 1_600);
+        assert!(answer(&message, &Decision::Noted).body.ends_with("<Response></Response>"));
+        let notice = Event::Ignored { what: "call initiated".into() };
+        assert_eq!(answer(&notice, &Decision::Noted).body, "");
+    }
+}

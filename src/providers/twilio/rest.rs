@@ -68,11 +68,7 @@ pub(super) struct Api {
 }
 
 impl Api {
-    pub(super) fn open(credentials: &Credentials) -> Result<Self, ProviderError> {
-        Self::with_limits(credentials, GAP, Limits::default())
-    }
-
-    pub(super) fn with_limits(credentials: &Credentials, gap: Duration, limits: Limits) -> Result<Self, ProviderError> {
+    pub(super) fn open(credentials: &Credentials, limits: Limits) -> Result<Self, ProviderError> {
         let base = Some(credentials.text("api_base")).filter(|base| !base.is_empty()).unwrap_or(API_BASE);
         let account_sid = credentials.text("account_sid").to_owned();
         let secret = |name: &str| credentials.secret(name).cloned();
@@ -81,7 +77,7 @@ impl Api {
             None => (account_sid.clone(), secret("auth_token").unwrap_or_default()),
         };
         Ok(Self {
-            rest: Rest::with_limits(base, gap, limits)?,
+            rest: Rest::with_limits(base, GAP, limits)?,
             account_sid,
             user,
             password,
@@ -933,4 +929,125 @@ fn pick_sender<'a>(numbers: impl Iterator<Item = &'a str>, to: &str) -> Option<&
 
 fn encoded(pairs: &[(&str, &str)]) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::twilio::KIND;
+
+    const SID: &str = "AC00000000000000000000000000000001";
+
+    fn api(base: &str) -> Api {
+        let values = [("account_sid", SID), ("auth_token", "s3cret-token"), ("api_base", base)]
+            .map(|(name, value)| (name.to_string(), value.to_string()));
+        Api::open(&Credentials::new(&KIND, values).unwrap(), Limits::default()).unwrap()
+    }
+
+    #[test]
+    fn a_sender_of_the_same_country_goes_first() {
+        let check = |numbers: &[&str], to: &str, expected: &str| {
+            assert_eq!(pick_sender(numbers.iter().copied(), to), Some(expected), "{to}");
+        };
+        let numbers = ["+442071838750", "+12125551234", "+14165551234", "+380441234567"];
+        check(&numbers, "+12133734253", "+12125551234");
+        check(&numbers, "+16135550123", "+14165551234"); // Ottawa: +1 as well, and Canada
+        check(&numbers, "+380501234567", "+380441234567");
+        check(&numbers, "+447911123456", "+442071838750");
+        check(&numbers, "+48221234567", "+442071838750"); // Poland: none, so any
+        check(&["+442071838750", "+15550001111"], "+15550002222", "+15550001111"); // numbers of no country, one code
+        assert_eq!(pick_sender(std::iter::empty(), "+12133734253"), None);
+    }
+
+    #[test]
+    fn an_address_that_twilio_cannot_call_is_refused_with_the_cure() {
+        let live = api("https://api.twilio.com");
+        let check = |address: &str, expected: &str| {
+            let error = live.callable("public_url", address).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains("server.public_url"), "{address}: {error}");
+        };
+        check("", "is missing");
+        check("voice.example.com/x", "no absolute address");
+        check("http://voice.example.com/x", "is not https");
+        check("https://my_host.example.com/x", "underscore");
+        check("https://127.0.0.1/x", "this machine's own");
+        check("https://localhost:8443/x", "this machine's own");
+        assert_eq!(live.callable("public_url", "https://voice.example.com/webhooks/twilio/x/voice"), Ok(()));
+        let simulated = api("http://127.0.0.1:9300");
+        assert_eq!(simulated.callable("public_url", "http://127.0.0.1:8080/x"), Ok(()));
+        assert!(simulated.callable("public_url", "").is_err());
+    }
+
+    #[test]
+    fn a_link_never_leads_out_of_the_account() {
+        let api = api("https://api.twilio.com");
+        let page = format!("/2010-04-01/Accounts/{SID}/Calls.json?PageSize=2&Page=1&PageToken=PA1");
+        assert_eq!(api.page_path(&page, "Calls"), Some(page.clone()));
+        for wrong in [
+            format!("https://evil.example.com{page}"),
+            format!("//evil.example.com{page}"),
+            format!("@evil.example.com{page}"),
+            page.replace("0001/", "0002/"),
+            page.replace("Calls.json?", "Calls.json/../../x?"),
+            page.replace("Calls.json", "Messages.json"),
+            String::new(),
+        ] {
+            assert_eq!(api.page_path(&wrong, "Calls"), None, "{wrong}");
+            let cursor = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&[serde_json::json!({ "p": wrong })]).unwrap());
+            assert!(api.sources(&cursor).is_err(), "{wrong}");
+        }
+        for wrong in ["", "!", "e30", "W10", &"A".repeat(MAX_CURSOR + 1)] {
+            assert!(api.sources(wrong).is_err(), "{wrong:.20}");
+        }
+    }
+
+    #[test]
+    fn an_error_holds_no_secret_and_no_whole_number() {
+        let api = api("https://api.twilio.com");
+        let cleaned = api.clean(
+            "The number +15551234567, with s3cret-token and 0123456789abcdef0123456789abcdef (AC1) is 'wrong' at 12:30",
+        );
+        assert_eq!(cleaned, "The number +155…67, with … and … (AC1) is 'wrong' at 12:30");
+    }
+
+    #[test]
+    fn every_code_becomes_what_the_operator_can_act_on() {
+        let api = api("https://api.twilio.com");
+        let fault = |status: u16, body: &str| {
+            let status = reqwest::StatusCode::from_u16(status).unwrap();
+            api.fault(&Reply { status, body: body.into(), retry_after: None }, true, "such call")
+        };
+        let coded =
+            |status: u16, code: u32| fault(status, &format!(r#"{{"code":{code},"message":"m","status":{status}}}"#));
+        let fields = "account_sid and auth_token";
+        assert_eq!(coded(401, 20003), ProviderError::WrongKey { fields, detail: "20003: m".into() });
+        assert_eq!(fault(401, ""), ProviderError::WrongKey { fields, detail: "status 401".into() });
+        assert_eq!(coded(403, 20005), ProviderError::NoRight { detail: "20005: m".into() });
+        assert_eq!(coded(404, 20404), ProviderError::NotFound { what: "such call".into() });
+        assert_eq!(coded(429, 20429), ProviderError::RateLimited { retry_s: None });
+        assert_eq!(coded(400, 10004), ProviderError::RateLimited { retry_s: None });
+        assert!(matches!(coded(400, 21210), ProviderError::NotOwned { .. }));
+        assert!(matches!(coded(400, 21212), ProviderError::NotOwned { .. }));
+        for (code, cure) in [
+            (21211, "in full"),
+            (21219, "verify the number"),
+            (21215, "Geo permissions"),
+            (21608, "verify the number"),
+            (21610, "START"),
+            (21614, "no mobile"),
+            (21606, "take another"),
+            (21617, "shorten"),
+            (21205, "server.public_url"),
+        ] {
+            let error = coded(400, code);
+            assert!(matches!(&error, ProviderError::Refused { code: c, .. } if *c == code.to_string()), "{error:?}");
+            assert!(error.to_string().contains(cure), "{error}");
+        }
+        assert!(coded(400, 99999).to_string().contains("docs/api/errors"));
+        assert!(matches!(coded(503, 20503), ProviderError::Unreachable { maybe_done: true, .. }));
+        assert!(matches!(fault(502, "<html>"), ProviderError::Unreachable { maybe_done: true, .. }));
+        assert!(matches!(fault(404, "<html>not here</html>"), ProviderError::Nonsense { .. }));
+        assert!(matches!(fault(302, ""), ProviderError::Nonsense { .. }));
+        assert!(matches!(fault(400, "[]"), ProviderError::Nonsense { .. }));
+    }
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::utterance::OpenUtterance;
 use super::{AudioChunk, SttError, SttEvent, SttInput, SttRequest, SttSession, Take, Transcriber, UtteranceId};
 use crate::media::frame::SampleRate;
+use crate::media::resample::{ResampleError, Resampler};
 
 /// Handing a whole utterance to the second engine's queue takes milliseconds; more means that it is dead.
 const HAND_OVER: Duration = Duration::from_secs(1);
@@ -37,15 +38,6 @@ impl Default for FallbackConfig {
     }
 }
 
-/// The two cannot be paired.
-#[derive(Debug, thiserror::Error)]
-#[error("{first} takes {} Hz and {second} {} Hz: set one rate for both", .rates.0, .rates.1)]
-pub struct RateMismatch {
-    pub first: &'static str,
-    pub second: &'static str,
-    pub rates: (u32, u32),
-}
-
 /// The pair. It carries the first engine's name.
 pub struct Fallback {
     first: Arc<dyn Transcriber>,
@@ -55,16 +47,13 @@ pub struct Fallback {
 }
 
 impl Fallback {
-    /// Both must take the same sample rate: the kept audio is handed over as it is.
+    /// Where the second takes another sample rate, it gets the audio resampled. Fails where no resampler does these two.
     pub fn new(
         first: Arc<dyn Transcriber>,
         second: Arc<dyn Transcriber>,
         config: &FallbackConfig,
-    ) -> Result<Self, RateMismatch> {
-        if first.rate() != second.rate() {
-            let rates = (first.rate().hz(), second.rate().hz());
-            return Err(RateMismatch { first: first.name(), second: second.name(), rates });
-        }
+    ) -> Result<Self, ResampleError> {
+        Resampler::new(first.rate(), second.rate())?;
         Ok(Self { first, second, config: config.clone(), health: Arc::default() })
     }
 }
@@ -83,6 +72,8 @@ impl Transcriber for Fallback {
         let call = Call {
             first: self.first.open(request.clone()),
             first_name: self.first.name(),
+            rate: self.first.rate(),
+            resampler: Resampler::new(self.first.rate(), self.second.rate()).expect("tried when the pair was made"),
             second: None,
             make_second: Arc::clone(&self.second),
             request,
@@ -98,6 +89,13 @@ impl Transcriber for Fallback {
         });
         session
     }
+}
+
+/// Samples at the second engine's rate, in pieces that an engine takes.
+fn resampled(resampler: &mut Resampler, samples: &[i16]) -> Vec<AudioChunk> {
+    let mut converted = Vec::new();
+    resampler.push(samples, &mut converted);
+    converted.chunks(AudioChunk::MAX).filter_map(AudioChunk::new).collect()
 }
 
 /// How the first engine has been doing, over all calls.
@@ -137,6 +135,9 @@ impl Health {
 struct Call {
     first: SttSession,
     first_name: &'static str,
+    rate: SampleRate,
+    /// From `rate` to the second engine's. It holds back a few milliseconds, which lie in the silence after the words.
+    resampler: Resampler,
     second: Option<SttSession>,
     make_second: Arc<dyn Transcriber>,
     request: SttRequest,
@@ -196,7 +197,8 @@ impl Call {
             SttInput::Begin { utterance } => {
                 let side = if self.health.rests(now) { Side::Second } else { Side::First };
                 let limit = Duration::from_millis(self.config.max_utterance_ms);
-                let audio = OpenUtterance::new(*utterance, self.make_second.rate(), limit);
+                let audio = OpenUtterance::new(*utterance, self.rate, limit);
+                self.resampler.reset();
                 self.utterance = Some(Utterance { audio, side, owed: None });
             }
             SttInput::Audio(chunk) => {
@@ -232,11 +234,16 @@ impl Call {
             SttInput::Transcribe { utterance, take, kind } => Some((*utterance, *take, *kind)),
             _ => None,
         };
-        let to = match side {
-            Side::First => &self.first.input,
-            Side::Second => &self.second().input,
+        let taken = match (side, message) {
+            (Side::First, message) => self.first.input.try_send(message).is_ok(),
+            (Side::Second, SttInput::Audio(chunk)) => {
+                let chunks = resampled(&mut self.resampler, chunk.samples());
+                let second = self.second();
+                chunks.into_iter().all(|chunk| second.input.try_send(SttInput::Audio(chunk)).is_ok())
+            }
+            (Side::Second, message) => self.second().input.try_send(message).is_ok(),
         };
-        if to.try_send(message).is_ok() {
+        if taken {
             return None;
         }
         match (side, asked) {
@@ -304,7 +311,8 @@ impl Call {
         self.second();
         let open = self.utterance.as_ref()?;
         let session = self.second.as_ref()?;
-        let handed = tokio::time::timeout(HAND_OVER, hand_over(session, &open.audio, owed)).await;
+        let work = hand_over(session, &open.audio, &mut self.resampler, owed);
+        let handed = tokio::time::timeout(HAND_OVER, work).await;
         let error = match handed {
             Ok(Ok(())) => return None,
             Ok(Err(error)) => error,
@@ -314,12 +322,18 @@ impl Call {
     }
 }
 
-async fn hand_over(session: &SttSession, audio: &OpenUtterance, owed: Option<u32>) -> Result<(), SttError> {
+async fn hand_over(
+    session: &SttSession,
+    audio: &OpenUtterance,
+    resampler: &mut Resampler,
+    owed: Option<u32>,
+) -> Result<(), SttError> {
     let engine = "fallback";
     let samples = audio.whole().map_err(|seconds| SttError::TooLong { engine, seconds })?;
     let utterance: UtteranceId = audio.id;
     let begin = std::iter::once(SttInput::Begin { utterance });
-    let chunks = samples.chunks(AudioChunk::MAX).filter_map(AudioChunk::new).map(SttInput::Audio);
+    resampler.reset();
+    let chunks = resampled(resampler, samples).into_iter().map(SttInput::Audio);
     let take = owed.map(|take| SttInput::Transcribe { utterance, take, kind: Take::Final });
     for message in begin.chain(chunks).chain(take) {
         let closed = |_| SttError::Engine { engine, status: None, detail: "the second engine has ended".into() };
@@ -427,7 +441,7 @@ mod tests {
 
     fn pair(first: &Arc<Fake>, second: &Arc<Fake>) -> Fallback {
         let (first, second): (Arc<dyn Transcriber>, Arc<dyn Transcriber>) = (first.clone(), second.clone());
-        Fallback::new(first, second, &FallbackConfig::default()).expect("one rate")
+        Fallback::new(first, second, &FallbackConfig::default()).expect("rates that a resampler does")
     }
 
     #[tokio::test(start_paused = true)]
@@ -507,16 +521,23 @@ mod tests {
         assert_eq!(second.asked.load(Ordering::Relaxed), 0);
     }
 
-    #[test]
-    fn engines_of_different_rates_are_not_paired() {
-        let first = Fake::new("first", Mode::Answer);
+    #[tokio::test(start_paused = true)]
+    async fn a_second_engine_of_another_rate_hears_the_same_resampled() {
+        let first = Fake::new("first", Mode::Fail);
         let second = Arc::new(Fake {
             name: "second",
             rate: SampleRate::HZ_8000,
-            mode: Arc::new(Mutex::new(Mode::Fail)),
+            mode: Arc::new(Mutex::new(Mode::Answer)),
             asked: Arc::default(),
         });
-        let error = Fallback::new(first, second, &FallbackConfig::default()).err().expect("rates differ");
-        assert_eq!(error.to_string(), "first takes 16000 Hz and second 8000 Hz: set one rate for both");
+        let mut session = pair(&first, &second).open(SttRequest::default());
+        // Handed over as a whole thrice; then the first rests and the second gets the audio as it comes.
+        for id in 1..=4 {
+            say(&session, id, Take::Final).await;
+            let text = answer(&mut session).await.expect("text of the second");
+            let heard: usize = text.trim_start_matches("second heard ").parse().expect("a count");
+            assert!((1520..=1600).contains(&heard), "200 ms less at most 10 ms in the filter, turn {id}: {heard}");
+        }
+        assert_eq!(first.asked.load(Ordering::Relaxed), 3);
     }
 }

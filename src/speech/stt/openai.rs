@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use eventsource_stream::Eventsource;
 use futures::{Stream, StreamExt};
-use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use reqwest::Response;
+use reqwest::header::CONTENT_TYPE;
 use reqwest::multipart::{Form, Part};
-use reqwest::{Client, Response, StatusCode};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -20,12 +20,11 @@ use super::guard::{self, GuardConfig, Loudness};
 use super::utterance::OpenUtterance;
 use super::{SttError, SttEvent, SttInput, SttRequest, SttSession, Take, Transcriber, UtteranceId};
 use crate::media::frame::SampleRate;
+use crate::speech::http::{Endpoint, EndpointError, HttpError, explanation};
 
 const NAME: &str = "openai";
 /// An answer is a few sentences; more is not for us.
 const ANSWER_LIMIT: usize = 1 << 20;
-/// What is kept of an error for the log.
-const DETAIL_LIMIT: usize = 500;
 /// Servers refuse clips under 100 ms.
 const SHORTEST: Duration = Duration::from_millis(200);
 
@@ -48,8 +47,6 @@ pub struct OpenAiSttConfig {
     pub stream: bool,
     /// Transcribes the whole utterance again for each partial. Default false: it costs money.
     pub partials: bool,
-    /// Limit for the connection, ms. Default 1000.
-    pub connect_ms: u64,
     /// Limit for a take from the request to its text, the retry included, ms. Default 2500. A larger value keeps the
     /// caller waiting before the fallback is asked.
     pub limit_ms: u64,
@@ -68,7 +65,6 @@ impl Default for OpenAiSttConfig {
             rate: 16_000,
             stream: false,
             partials: false,
-            connect_ms: 1000,
             limit_ms: 2500,
             max_utterance_ms: 120_000,
             guards: GuardConfig::default(),
@@ -79,12 +75,10 @@ impl Default for OpenAiSttConfig {
 /// Why the engine cannot be made. An operator must act.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenAiSttSetupError {
-    #[error("speech.stt.openai.base_url is not an http or https address")]
-    BaseUrl,
     #[error("speech.stt.openai.rate must be 8000 or 16000, not {0}")]
     Rate(u32),
-    #[error("cannot set up the HTTP client")]
-    Client(#[source] reqwest::Error),
+    #[error("speech.stt.openai: {0}")]
+    Endpoint(#[from] EndpointError),
 }
 
 /// The engine; its connections are shared by all calls.
@@ -93,29 +87,18 @@ pub struct OpenAiStt {
 }
 
 struct Server {
-    client: Client,
-    url: String,
+    endpoint: Endpoint,
     config: OpenAiSttConfig,
 }
 
 impl OpenAiStt {
     /// Checks the configuration; opens no connection.
     pub fn new(config: &OpenAiSttConfig) -> Result<Self, OpenAiSttSetupError> {
-        let base = config.base_url.trim_end_matches('/');
-        let address = reqwest::Url::parse(base).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        address.ok_or(OpenAiSttSetupError::BaseUrl)?;
         if ![8_000, 16_000].contains(&config.rate) {
             return Err(OpenAiSttSetupError::Rate(config.rate));
         }
-        // Fails when another part of the program was first, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .connect_timeout(Duration::from_millis(config.connect_ms))
-            .pool_idle_timeout(Duration::from_secs(90))
-            .build()
-            .map_err(OpenAiSttSetupError::Client)?;
-        let url = format!("{base}/audio/transcriptions");
-        Ok(Self { server: Arc::new(Server { client, url, config: config.clone() }) })
+        let endpoint = Endpoint::new(&config.base_url, config.api_key.clone())?;
+        Ok(Self { server: Arc::new(Server { endpoint, config: config.clone() }) })
     }
 }
 
@@ -298,8 +281,25 @@ impl Progress {
 /// A failed attempt.
 struct Failure {
     error: SttError,
-    /// Whether to ask again, and after how long.
+    /// Whether to ask again, and after how long. A transcription changes nothing on the server, so a request without an
+    /// answer may be repeated.
     retry: Option<Duration>,
+}
+
+impl From<HttpError> for Failure {
+    fn from(error: HttpError) -> Self {
+        let retry = error.retry_after();
+        let error = match error {
+            HttpError::Unauthorized => SttError::Unauthorized { engine: NAME, setting: "speech.stt.openai.api_key" },
+            error => engine(error.status(), error.detail()),
+        };
+        Self { error, retry }
+    }
+}
+
+/// A failure that no second attempt mends.
+fn unsent(detail: &str) -> Failure {
+    Failure { error: engine(None, detail), retry: None }
 }
 
 impl Server {
@@ -319,7 +319,7 @@ impl Server {
     async fn attempt(&self, wav: bytes::Bytes, request: &SttRequest, progress: &Progress) -> Result<String, Failure> {
         let length = wav.len() as u64;
         let file = Part::stream_with_length(reqwest::Body::from(wav), length).file_name("turn.wav");
-        let file = file.mime_str("audio/wav").map_err(|error| self.unsent(error))?;
+        let file = file.mime_str("audio/wav").map_err(|error| unsent(&error.to_string()))?;
         let mut form = Form::new().text("model", self.config.model.clone()).text("response_format", "json");
         let language = request.language.split(['-', '_']).next().unwrap_or_default();
         if !language.is_empty() {
@@ -332,65 +332,30 @@ impl Server {
         if self.config.stream {
             form = form.text("stream", "true");
         }
-        let mut post = self.client.post(&self.url).multipart(form.part("file", file));
-        if let Some(key) = &self.config.api_key {
-            post = post.bearer_auth(key.expose_secret());
-        }
-        let response = post.send().await.map_err(|error| self.unsent(error))?;
-        if response.status().is_success() {
-            // From here on bytes of the answer are used: no second attempt.
-            self.read(response, progress).await.map_err(|error| Failure { error, retry: None })
-        } else {
-            Err(self.refused(response).await)
-        }
+        let post = self.endpoint.post("audio/transcriptions").multipart(form.part("file", file));
+        let response = self.endpoint.send(post).await?;
+        // From here on bytes of the answer are used: no second attempt.
+        self.read(response, progress).await.map_err(|detail| unsent(&self.endpoint.explain(detail.as_bytes())))
     }
 
-    /// No response came: asking again is safe, since a transcription changes nothing on the server.
-    fn unsent(&self, error: reqwest::Error) -> Failure {
-        let retry = (error.is_connect() || error.is_request()).then_some(Duration::ZERO);
-        Failure { error: engine(None, &self.without_key(chain(&error.without_url()))), retry }
-    }
-
-    async fn refused(&self, response: Response) -> Failure {
-        let status = response.status();
-        let headers = response.headers().clone();
-        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            // The body may quote the key.
-            let setting = "speech.stt.openai.api_key";
-            return Failure { error: SttError::Unauthorized { engine: NAME, setting }, retry: None };
-        }
-        let body = bounded(response).await.unwrap_or_default();
-        let (detail, out_of_money) = error_detail(&body);
-        let wait = retry_wait(status, &headers).filter(|_| !out_of_money);
-        Failure { error: engine(Some(status.as_u16()), &self.without_key(detail)), retry: wait }
-    }
-
-    async fn read(&self, response: Response, progress: &Progress) -> Result<String, SttError> {
+    async fn read(&self, mut response: Response, progress: &Progress) -> Result<String, String> {
         let kind = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
         if kind.starts_with("text/event-stream") {
             let mut left = ANSWER_LIMIT;
             let bytes = response.bytes_stream().map(move |chunk| {
-                let chunk = chunk.map_err(|error| chain(&error.without_url()))?;
-                left = left.checked_sub(chunk.len()).ok_or_else(|| "the answer is longer than 1 MB".to_owned())?;
+                let chunk = chunk.map_err(|error| error.without_url().to_string())?;
+                left = left.checked_sub(chunk.len()).ok_or_else(|| format!("an answer over {ANSWER_LIMIT} bytes"))?;
                 Ok::<_, String>(chunk)
             });
-            return read_events(bytes, progress).await.map_err(|detail| engine(None, &self.without_key(detail)));
+            return read_events(bytes, progress).await;
         }
-        let body = bounded(response).await.map_err(|detail| engine(None, &self.without_key(detail)))?;
+        let body = self.endpoint.body(&mut response, ANSWER_LIMIT).await.map_err(|error| error.detail().to_owned())?;
         if body.trim_ascii_start().starts_with(b"data:") {
             // Some servers stream without saying so.
             let bytes = futures::stream::iter([Ok::<_, String>(bytes::Bytes::from(body))]);
-            return read_events(bytes, progress).await.map_err(|detail| engine(None, &self.without_key(detail)));
+            return read_events(bytes, progress).await;
         }
-        text_of(&body, kind.starts_with("text/plain")).map_err(|detail| engine(None, &self.without_key(detail)))
-    }
-
-    /// No key reaches a log, whatever a server quotes.
-    fn without_key(&self, text: String) -> String {
-        match &self.config.api_key {
-            Some(key) if !key.expose_secret().is_empty() => text.replace(key.expose_secret(), "…"),
-            _ => text,
-        }
+        text_of(&body, kind.starts_with("text/plain"))
     }
 }
 
@@ -408,8 +373,8 @@ async fn read_events(
             return Ok(text);
         }
         let Ok(message) = serde_json::from_str::<Value>(&event.data) else { continue };
-        if let Some(error) = message.get("error").filter(|error| !error.is_null()) {
-            return Err(error_detail(error.to_string().as_bytes()).0);
+        if message.get("error").is_some_and(|error| !error.is_null()) {
+            return Err(explanation(message.to_string().as_bytes()));
         }
         let word = |key| message.get(key).and_then(Value::as_str);
         match word("type") {
@@ -438,48 +403,12 @@ fn text_of(body: &[u8], plain: bool) -> Result<String, String> {
         Ok(Value::String(text)) => Ok(text),
         Ok(Value::Object(answer)) => match (answer.get("text").and_then(Value::as_str), answer.get("error")) {
             (Some(text), _) => Ok(text.to_owned()),
-            (None, Some(_)) => Err(error_detail(body).0),
+            (None, Some(_)) => Err(explanation(body)),
             (None, None) => Err("the answer has no text".into()),
         },
         Ok(_) | Err(_) if plain => Ok(raw()),
         Ok(_) | Err(_) => Err("the answer is not JSON".into()),
     }
-}
-
-/// The message of an error body in any of its shapes, and whether it says that the account is empty.
-fn error_detail(body: &[u8]) -> (String, bool) {
-    let json = serde_json::from_slice::<Value>(body).unwrap_or_default();
-    let error = json.get("error").unwrap_or(&json);
-    let message = [error.get("message"), json.get("message"), json.get("detail"), Some(error)];
-    let message = message.into_iter().flatten().find_map(Value::as_str).map(str::to_owned);
-    let message = message.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
-    let mut end = message.len().min(DETAIL_LIMIT);
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    let code = [error.get("code"), error.get("type")].into_iter().flatten().find(|c| *c == "insufficient_quota");
-    (message[..end].trim().to_owned(), code.is_some())
-}
-
-/// How long to wait before the one retry; `None` = do not ask again. A server that wants more than half a second is of
-/// no use to a turn.
-fn retry_wait(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
-    const LONGEST: Duration = Duration::from_millis(500);
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let allowed = match text("x-should-retry") {
-        Some("true") => true,
-        Some("false") => false,
-        _ => matches!(status.as_u16(), 408 | 409 | 429 | 500..=599),
-    };
-    let number = |name, unit: f64| text(name).and_then(|v| v.parse::<f64>().ok()).map(|v| v * unit);
-    let asked = number("retry-after-ms", 0.001).or_else(|| number("retry-after", 1.0));
-    let wait = match asked {
-        Some(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
-        // A date is a matter of seconds.
-        None if text("retry-after").is_some() => return None,
-        None => Duration::from_millis(50),
-    };
-    (allowed && wait <= LONGEST).then_some(wait)
 }
 
 /// The configured prompt and a call's hints in one line; servers read 224 tokens of it, so that it is cut.
@@ -496,18 +425,6 @@ fn prompt(style: &str, hints: &[String]) -> String {
         prompt.push_str(hint);
     }
     prompt
-}
-
-/// A whole body of at most [`ANSWER_LIMIT`] bytes.
-async fn bounded(mut response: Response) -> Result<Vec<u8>, String> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| chain(&error.without_url()))? {
-        if body.len() + chunk.len() > ANSWER_LIMIT {
-            return Err("the answer is longer than 1 MB".into());
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }
 
 /// 16-bit mono WAV, padded with silence to what servers accept.
@@ -530,11 +447,6 @@ fn wav(samples: &[i16], rate: SampleRate) -> Result<Vec<u8>, hound::Error> {
 
 fn engine(status: Option<u16>, detail: &str) -> SttError {
     SttError::Engine { engine: NAME, status, detail: detail.to_owned() }
-}
-
-/// An error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]
@@ -588,38 +500,6 @@ mod tests {
         assert!(read("<html>", false).is_err());
         assert!(read("{}", false).is_err());
         assert_eq!(read(r#"{"error":{"message":"no"}}"#, false), Err("no".into()));
-    }
-
-    #[test]
-    fn errors_of_all_shapes_give_their_message() {
-        let detail = |body: &str| error_detail(body.as_bytes());
-        assert_eq!(
-            detail(r#"{"error":{"message":"slow down","code":"rate_limit_exceeded"}}"#),
-            ("slow down".into(), false)
-        );
-        assert_eq!(detail(r#"{"error":{"message":"pay","code":"insufficient_quota"}}"#), ("pay".into(), true));
-        assert_eq!(detail(r#"{"detail":"no model"}"#), ("no model".into(), false));
-        assert_eq!(detail(r#"{"error":"text"}"#), ("text".into(), false));
-        assert_eq!(detail("bad gateway"), ("bad gateway".into(), false));
-        assert_eq!(detail(&"я".repeat(1000)).0.len(), 500);
-    }
-
-    #[test]
-    fn a_retry_is_made_only_where_it_can_help_in_time() {
-        let wait = |status: u16, headers: &[(&'static str, &'static str)]| {
-            let headers =
-                headers.iter().map(|&(name, value)| (name.parse().expect("name"), value.parse().expect("value")));
-            retry_wait(StatusCode::from_u16(status).expect("status"), &headers.collect())
-        };
-        assert_eq!(wait(429, &[("retry-after-ms", "120")]), Some(Duration::from_millis(120)));
-        assert_eq!(wait(429, &[("retry-after-ms", "120"), ("retry-after", "30")]), Some(Duration::from_millis(120)));
-        assert_eq!(wait(429, &[("retry-after", "2")]), None);
-        assert_eq!(wait(503, &[("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")]), None);
-        assert_eq!(wait(500, &[]), Some(Duration::from_millis(50)));
-        assert_eq!(wait(500, &[("x-should-retry", "false")]), None);
-        assert_eq!(wait(400, &[]), None);
-        assert_eq!(wait(422, &[]), None);
-        assert_eq!(wait(429, &[("retry-after-ms", "-5")]), None);
     }
 
     #[test]

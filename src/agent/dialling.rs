@@ -1,0 +1,273 @@
+//! Whom an agent may call or write to: the form of the number, what it would cost, where it is, when, and how often.
+//! Pure: the time and the counts are handed in. A refusal is a sentence that the agent can say.
+
+use jiff::Zoned;
+use jiff::civil::Time;
+use jiff::tz::TimeZone;
+use phonenumber::Type;
+use phonenumber::metadata::DATABASE;
+use serde::{Deserialize, Serialize};
+
+use crate::telephony::PhoneNumber;
+
+/// What a company allows (`[company.outbound]` in the set-up file); the defaults are `[limits.outbound]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutboundRules {
+    /// ISO 3166 codes, such as `UA`; `*` = every country. Empty: the country of the line that calls.
+    pub allowed_countries: Vec<String>,
+    /// Calls that agents and API of one company may begin in 60 minutes; 0 = none.
+    pub calls_per_hour: u32,
+    /// Messages likewise.
+    pub messages_per_hour: u32,
+    /// When nobody is called or written to by an agent: `21:00-08:00` in `time_zone`. Empty: never quiet.
+    pub quiet_hours: String,
+    /// IANA name, such as `Europe/Kyiv`.
+    pub time_zone: String,
+}
+
+impl Default for OutboundRules {
+    fn default() -> Self {
+        Self {
+            allowed_countries: Vec::new(),
+            calls_per_hour: 30,
+            messages_per_hour: 60,
+            quiet_hours: String::new(),
+            time_zone: "UTC".into(),
+        }
+    }
+}
+
+/// What is about to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    Call,
+    Message,
+}
+
+/// Why it is not done. The texts go to a model and are fit to be said.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutboundRefusal {
+    #[error("{0} is not a full number: write it with + and the country code, such as +380441234567")]
+    NotE164(PhoneNumber),
+    #[error("emergency numbers are not dialled by this system")]
+    Emergency,
+    #[error("premium-rate numbers are not dialled by this system")]
+    Premium,
+    #[error("numbers in {country} are not allowed for this company (allowed: {allowed})")]
+    Country { country: String, allowed: String },
+    #[error("it is a quiet hour ({0}): nobody is called or written to now")]
+    Quiet(String),
+    #[error("the limit of {limit} {what} an hour is reached: try again later")]
+    TooMany { limit: u32, what: &'static str },
+    #[error("that is the line's own number")]
+    Ourselves,
+}
+
+impl OutboundRules {
+    /// What is wrong with the rules: the key, the problem and the cure.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        for country in &self.allowed_countries {
+            if country != "*" && country.parse::<phonenumber::country::Id>().is_err() {
+                faults.push(format!("allowed_countries: {country:?} is no ISO 3166 code; write UA, PL, US or *"));
+            }
+        }
+        if !self.quiet_hours.is_empty() && parse_hours(&self.quiet_hours).is_none() {
+            faults.push(format!("quiet_hours: {:?} is no span; write 21:00-08:00", self.quiet_hours));
+        }
+        if TimeZone::get(&self.time_zone).is_err() {
+            faults
+                .push(format!("time_zone: {:?} is not known; write an IANA name such as Europe/Kyiv", self.time_zone));
+        }
+        faults
+    }
+
+    /// Whether `to` may be called or written to from `line`, of which there were `done` in the last 60 minutes.
+    /// Gives the number in its plain form: `+` and digits.
+    pub fn check(
+        &self,
+        deed: Deed,
+        to: &PhoneNumber,
+        line: &str,
+        now: &Zoned,
+        done: u32,
+    ) -> Result<PhoneNumber, OutboundRefusal> {
+        let number = plain(to)?;
+        if number.as_str() == line {
+            return Err(OutboundRefusal::Ourselves);
+        }
+        self.check_country(&number, line)?;
+        if let Some((from, until)) = parse_hours(&self.quiet_hours) {
+            let zone = TimeZone::get(&self.time_zone).unwrap_or(TimeZone::UTC);
+            let time = now.with_time_zone(zone).time();
+            let quiet = if from <= until { from <= time && time < until } else { time >= from || time < until };
+            if quiet {
+                return Err(OutboundRefusal::Quiet(self.quiet_hours.clone()));
+            }
+        }
+        let (limit, what) = match deed {
+            Deed::Call => (self.calls_per_hour, "calls"),
+            Deed::Message => (self.messages_per_hour, "messages"),
+        };
+        if done >= limit {
+            return Err(OutboundRefusal::TooMany { limit, what });
+        }
+        Ok(number)
+    }
+
+    fn check_country(&self, number: &PhoneNumber, line: &str) -> Result<(), OutboundRefusal> {
+        let theirs = country(number.as_str());
+        let allowed: Vec<String> = match &self.allowed_countries[..] {
+            [] => country(line).into_iter().collect(),
+            countries => countries.to_vec(),
+        };
+        // A line without a country (a SIP login, an internal number) and no list: the provider's own rules decide.
+        if allowed.is_empty() || allowed.iter().any(|one| one == "*" || Some(one) == theirs.as_ref()) {
+            return Ok(());
+        }
+        let country = theirs.unwrap_or_else(|| "that country".into());
+        Err(OutboundRefusal::Country { country, allowed: allowed.join(", ") })
+    }
+}
+
+/// `+` and 8 to 15 digits (ITU-T E.164), spaces, dots, dashes and brackets left out; no emergency or premium number.
+fn plain(to: &PhoneNumber) -> Result<PhoneNumber, OutboundRefusal> {
+    let written: String =
+        to.as_str().chars().filter(|c| !matches!(c, ' ' | '-' | '.' | '(' | ')' | '\u{a0}')).collect();
+    let digits = written.strip_prefix('+').unwrap_or(&written);
+    if EMERGENCY.contains(&digits) {
+        return Err(OutboundRefusal::Emergency);
+    }
+    let well_formed = written.starts_with('+')
+        && (8..=15).contains(&digits.len())
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
+        && !digits.starts_with('0');
+    if !well_formed {
+        return Err(OutboundRefusal::NotE164(to.clone()));
+    }
+    if let Ok(number) = phonenumber::parse(None, &written) {
+        // +1 911 and +380 112: an emergency number behind a country code.
+        if EMERGENCY.contains(&number.national().value().to_string().as_str()) {
+            return Err(OutboundRefusal::Emergency);
+        }
+        if matches!(number.number_type(&DATABASE), Type::PremiumRate | Type::SharedCost) {
+            return Err(OutboundRefusal::Premium);
+        }
+    }
+    Ok(PhoneNumber::new(written))
+}
+
+/// The ISO 3166 code of a number's country; where several share a calling code and the number tells nothing, the largest.
+pub fn country(number: &str) -> Option<String> {
+    let parsed = phonenumber::parse(None, number).ok()?;
+    if let Some(id) = parsed.country().id() {
+        return Some(id.as_ref().to_owned());
+    }
+    DATABASE.by_code(&parsed.country().code())?.first().map(|main| main.id().to_owned())
+}
+
+/// Of Europe, the Americas, Asia and Oceania, where agents answer; all shorter than any E.164 number.
+const EMERGENCY: [&str; 19] = [
+    "112", "911", "999", "000", "101", "102", "103", "104", "100", "108", "110", "111", "113", "115", "117", "118",
+    "119", "061", "1122",
+];
+
+fn parse_hours(text: &str) -> Option<(Time, Time)> {
+    let (from, until) = text.split_once('-')?;
+    let time = |text: &str| {
+        let (hours, minutes) = text.trim().split_once(':')?;
+        Time::new(hours.parse().ok()?, minutes.parse().ok()?, 0, 0).ok()
+    };
+    Some((time(from)?, time(until)?)).filter(|(from, until)| from != until)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = "+380441234567";
+
+    fn noon() -> Zoned {
+        "2026-03-02T12:00:00+00:00[UTC]".parse().expect("a time")
+    }
+
+    fn check(rules: &OutboundRules, to: &str) -> Result<String, OutboundRefusal> {
+        rules.check(Deed::Call, &PhoneNumber::new(to), LINE, &noon(), 0).map(|number| number.as_str().to_owned())
+    }
+
+    #[test]
+    fn a_number_is_taken_in_e164_however_it_is_spaced() {
+        let rules = OutboundRules::default();
+        assert_eq!(check(&rules, "+380 (50) 123-45-67").as_deref(), Ok("+380501234567"));
+        for bad in ["", "0501234567", "380501234567", "+38050", "+3805012345678901", "+38050abc4567", "+0501234567"] {
+            assert!(matches!(check(&rules, bad), Err(OutboundRefusal::NotE164(_))), "{bad}");
+        }
+        assert_eq!(check(&rules, LINE), Err(OutboundRefusal::Ourselves));
+    }
+
+    #[test]
+    fn emergency_and_premium_numbers_are_refused_with_or_without_a_country_code() {
+        let everywhere = OutboundRules { allowed_countries: vec!["*".into()], ..OutboundRules::default() };
+        for number in ["112", "911", "+911", "101", "103", "+380112"] {
+            let error = check(&everywhere, number).unwrap_err();
+            assert!(matches!(error, OutboundRefusal::Emergency | OutboundRefusal::NotE164(_)), "{number}: {error}");
+        }
+        assert_eq!(check(&everywhere, "911"), Err(OutboundRefusal::Emergency));
+        for premium in ["+380900123456", "+19002345678", "+449098790123"] {
+            assert_eq!(check(&everywhere, premium), Err(OutboundRefusal::Premium), "{premium}");
+        }
+    }
+
+    #[test]
+    fn without_a_list_a_line_calls_its_own_country_only() {
+        let rules = OutboundRules::default();
+        assert!(check(&rules, "+380671112233").is_ok());
+        let error = check(&rules, "+48221234567").unwrap_err();
+        assert_eq!(error.to_string(), "numbers in PL are not allowed for this company (allowed: UA)");
+        let two = OutboundRules { allowed_countries: vec!["PL".into(), "US".into()], ..OutboundRules::default() };
+        assert!(check(&two, "+48221234567").is_ok());
+        assert!(check(&two, "+15550002222").is_ok(), "of the North American plan, the largest country");
+        assert!(check(&two, "+380671112233").is_err());
+        let call = |line| rules.check(Deed::Call, &PhoneNumber::new("+48221234567"), line, &noon(), 0);
+        assert!(call("acme_concierge").is_ok(), "a SIP login has no country");
+    }
+
+    #[test]
+    fn quiet_hours_are_kept_in_the_companys_zone_also_over_midnight() {
+        let rules = |hours: &str, zone: &str| OutboundRules {
+            quiet_hours: hours.into(),
+            time_zone: zone.into(),
+            ..OutboundRules::default()
+        };
+        let refused = |hours: &str, zone: &str| check(&rules(hours, zone), "+380671112233").is_err();
+        assert!(refused("11:00-13:00", "UTC"));
+        assert!(!refused("11:00-12:00", "UTC"));
+        assert!(refused("12:00-12:01", "UTC"));
+        assert!(refused("21:00-13:00", "UTC"), "over midnight");
+        assert!(!refused("21:00-08:00", "UTC"));
+        assert!(refused("14:00-15:00", "Europe/Kyiv"), "noon in UTC is 14:00 in Kyiv in winter");
+    }
+
+    #[test]
+    fn caps_count_calls_and_messages_apart() {
+        let rules = OutboundRules { calls_per_hour: 2, messages_per_hour: 3, ..OutboundRules::default() };
+        let check = |deed, done| rules.check(deed, &PhoneNumber::new("+380671112233"), LINE, &noon(), done);
+        assert!(check(Deed::Call, 1).is_ok());
+        assert_eq!(check(Deed::Call, 2), Err(OutboundRefusal::TooMany { limit: 2, what: "calls" }));
+        assert!(check(Deed::Message, 2).is_ok());
+        assert_eq!(check(Deed::Message, 3), Err(OutboundRefusal::TooMany { limit: 3, what: "messages" }));
+    }
+
+    #[test]
+    fn wrong_rules_are_told_with_the_cure() {
+        assert_eq!(OutboundRules::default().faults(), Vec::<String>::new());
+        let rules = OutboundRules {
+            allowed_countries: vec!["Ukraine".into()],
+            quiet_hours: "late".into(),
+            time_zone: "Kyiv".into(),
+            ..OutboundRules::default()
+        };
+        assert_eq!(rules.faults().len(), 3, "{:?}", rules.faults());
+    }
+}
