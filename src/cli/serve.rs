@@ -34,7 +34,9 @@ pub async fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
     let directory = store.watch(watch.clone()).await?;
     let (ledger, records, crashed) = Ledger::start(store.clone()).await?;
     for call in &crashed {
-        recorder::close_record(&config.recording, call.call(), *call.ended_at, nodes::CRASHED);
+        if let Some(record) = recorder::close_record(&config.recording, call.call(), *call.ended_at, nodes::CRASHED) {
+            store.put_if_longer(&record).await?;
+        }
     }
     let app = App::start(config, directory.directory.clone(), Some(store.clone()), ledger).await?;
     info!(address = %app.address, "ready");

@@ -131,3 +131,35 @@ impl Store {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(node: &Node) -> NodeRow {
+        let Node { id, host, pid, pid_started } = node.clone();
+        NodeRow { id, host, pid: pid.into(), pid_started, seen_at: At::now() }
+    }
+
+    #[test]
+    fn a_process_of_this_host_is_dead_when_it_is_not_there() {
+        let (this, now) = (Node::this(), At::now());
+        assert!(this.pid_started > 0, "this process finds itself");
+        assert!(!this.is_dead(&row(&this), now));
+        assert!(
+            this.is_dead(&NodeRow { pid_started: this.pid_started + 1, ..row(&this) }, now),
+            "the pid was used again"
+        );
+        assert!(this.is_dead(&NodeRow { pid: 0, ..row(&this) }, now));
+    }
+
+    #[test]
+    fn a_process_of_another_host_is_dead_after_its_lease() {
+        let this = Node::this();
+        let other = NodeRow { host: "elsewhere".into(), pid: 0, ..row(&this) };
+        let after = |ms: i64| At::of(*other.seen_at + jiff::SignedDuration::from_millis(ms));
+        let lease = LEASE.as_millis() as i64;
+        assert!(!this.is_dead(&other, after(lease)));
+        assert!(this.is_dead(&other, after(lease + 1)));
+    }
+}

@@ -1,7 +1,7 @@
 //! `kill -9` at random moments under load: whoever was told to connect a call has its record, once, and after the next
 //! start every record is closed. The real program, real sockets; `OFFHOOK_TEST_KILLS` says how often (default 6).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -29,6 +29,7 @@ mod stores;
 
 on_every_store! {
     no_record_is_lost_or_doubled_and_every_one_is_closed
+    a_call_is_answered_and_talks_while_the_store_stands_still
 }
 
 const ACCOUNT: &str = "AC00000000000000000000000000000001";
@@ -174,6 +175,8 @@ struct Told {
     promised: HashSet<String>,
     /// Those whose agent was heard.
     heard: HashSet<String>,
+    /// When the server had answered.
+    answered: HashMap<String, Instant>,
 }
 
 /// Calls until the server is gone.
@@ -213,7 +216,11 @@ async fn call(
     let twiml = answer.text().await.ok()?;
     let (_, rest) = twiml.split_once("url=\"").expect("a stream in the TwiML");
     let (stream, _) = rest.split_once('"').expect("a whole address");
-    told.lock().expect("no panic").promised.insert(sid.to_owned());
+    {
+        let mut told = told.lock().expect("no panic");
+        told.promised.insert(sid.to_owned());
+        told.answered.insert(sid.to_owned(), Instant::now());
+    }
 
     let mut request = stream.into_client_request().expect("a websocket URL");
     let signature = signature::sign(&SecretString::from(TOKEN), stream, &[]);
@@ -271,6 +278,46 @@ async fn call(
     Some(())
 }
 
+async fn a_call_is_answered_and_talks_while_the_store_stands_still(base: Base) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let program = Program::new(base);
+    program.apply();
+    let store = program.base.open().await;
+    let integration = store.directory().await.expect("readable").integrations().next().expect("applied").clone();
+    let (server, address) = program.serve().await;
+    let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
+    let told = Mutex::new(Told::default());
+    let ring = async |sid: &str| {
+        let began = Instant::now();
+        let span = Duration::from_millis(800);
+        call(&http, &address, integration.id, sid, span, &told).await.expect("the server is there");
+        let answered = told.lock().expect("no panic").answered.remove(sid).expect("it was answered");
+        answered - began
+    };
+    ring("CA1").await;
+    let stall = program.base.stall().await;
+    // The quickest of three: the machine has others to serve, too.
+    let mut answers = Vec::new();
+    for sid in ["CA2", "CA3", "CA4"] {
+        answers.push(ring(sid).await);
+    }
+    let quickest = *answers.iter().min().expect("three");
+    assert!(quickest < Duration::from_millis(200), "{answers:?}");
+    assert_eq!(told.lock().expect("no panic").heard.len(), 4, "every caller heard the agent");
+    stall.end().await;
+    let began = Instant::now();
+    let records = loop {
+        let records = all_calls(&store, integration.company_id).await;
+        if records.len() == 4 && records.iter().all(|record| record.ended.is_some()) {
+            break records;
+        }
+        assert!(began.elapsed() < PATIENCE, "{records:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(records.iter().all(|record| record.end != Some(CRASHED)));
+    server.kill();
+}
+
 async fn all_calls(store: &Store, company: Uuid) -> Vec<CallRecord> {
     let (mut records, mut part) = (Vec::new(), Part { after: None, limit: 200 });
     loop {
@@ -320,6 +367,12 @@ async fn no_record_is_lost_or_doubled_and_every_one_is_closed(base: Base) {
         assert!(record.ended.is_some() && record.end.is_some(), "left open: {record:?}");
         assert!(record.ended >= Some(record.started), "{record:?}");
         assert!(record.legs.iter().all(|leg| leg.ended.is_some()), "{record:?}");
+        let folder = program.base.dir.path().join("recordings").join(record.id.to_string());
+        if let (true, Ok(json)) = (record.end == Some(CRASHED), std::fs::read(folder.join("record.json"))) {
+            let beside: CallRecord = serde_json::from_slice(&json).expect("JSON");
+            assert_eq!(beside.end, record.end, "in the call's folder");
+            assert!(record.transcript.lines.starts_with(&beside.transcript.lines), "{record:?}\n{beside:?}");
+        }
     }
     let doubled: Vec<_> = by_sid.iter().filter(|(_, count)| **count > 1).collect();
     assert!(doubled.is_empty(), "doubled: {doubled:?}");
