@@ -1,4 +1,5 @@
-//! `offhook mock`: the stand-in for OpenAI-shaped speech and language services, for tests, `load` and newcomers.
+//! `offhook mock`: the stand-ins for OpenAI-shaped speech and language services and for providers, for tests, `load` and
+//! newcomers.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use tokio::net::TcpListener;
 
 use crate::mock::openai::{MockConfig, MockOpenAi};
 use crate::mock::script::{Delays, Fault, Script};
+use crate::mock::twilio::{self, MockTwilio};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
@@ -32,6 +34,8 @@ pub struct Args {
     /// What is heard and said: a TOML file with `transcripts`, `[[reply]]`, `after_tools`
     #[arg(long, value_name = "FILE")]
     pub script: Option<PathBuf>,
+    #[command(flatten)]
+    pub twilio: twilio::Flags,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -55,10 +59,36 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let mut mock = MockOpenAi::start(config, listener).context("cannot start the mock")?;
     println!("listening: base_url = \"{}\", log at http://{}/mock/requests", mock.base_url(), mock.addr);
+    let mut twilio = simulated_twilio(&args.twilio).await?;
     tokio::select! {
         ended = mock.wait() => ended.context("the mock has failed")?,
+        ended = async {
+            match &mut twilio {
+                Some(twilio) => twilio.wait().await,
+                None => std::future::pending().await,
+            }
+        } => ended.context("the simulated Twilio has failed")?,
         result = tokio::signal::ctrl_c() => result.context("cannot wait for Ctrl-C")?,
     }
     mock.stop().await;
+    if let Some(twilio) = twilio {
+        twilio.stop().await;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn simulated_twilio(flags: &twilio::Flags) -> anyhow::Result<Option<MockTwilio>> {
+    let Some((addr, config)) = flags.config().context("cannot read the simulated caller")? else { return Ok(None) };
+    let listener = TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr}"))?;
+    let sid = config.account_sid.clone();
+    let numbers: Vec<String> = config.numbers.iter().map(|number| number.number.clone()).collect();
+    let mock = MockTwilio::start(config, listener).context("cannot start the simulated Twilio")?;
+    let base = mock.api_base();
+    println!("twilio: api_base = \"{base}\", account_sid = \"{sid}\", numbers {}", numbers.join(", "));
+    println!("twilio: log at {base}/mock/requests; a call comes in by");
+    let number = numbers.first().map_or("", String::as_str);
+    println!(
+        "  curl {base}/simulate/call -H 'content-type: application/json' -d '{{\"from\":\"+15550002222\",\"to\":\"{number}\"}}'"
+    );
+    Ok(Some(mock))
 }
