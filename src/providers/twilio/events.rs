@@ -852,6 +852,31 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// With a good signature over anything at all: the fields are read without a panic.
+        #[test]
+        fn no_bytes_are_too_odd(
+            route in "(voice|after|status|sms|stream|amd|x)",
+            json in proptest::bool::ANY,
+            pairs in proptest::collection::vec(("(CallSid|MessageSid|From|Direction|NumMedia|StreamSid|.{0,9})", ".{0,40}"), 0..12),
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..60),
+        ) {
+            let mut fields = owned(&[("AccountSid", ACCOUNT)]);
+            fields.extend(pairs);
+            let route: &'static str = ["voice", "after", "status", "sms", "stream", "amd", "x"]
+                .into_iter()
+                .find(|known| *known == route)
+                .unwrap_or("x");
+            let mut request = Req::form(route, &[]);
+            request.signature = Some(sign(&token(), &request.url, &fields));
+            request.body = encoded(&fields);
+            proptest::prop_assert_ne!(request.read(), Err(Refusal::Forged));
+            request.body = bytes;
+            request.content_type = Some(if json { "application/json" } else { FORM });
+            let _ = request.read();
+        }
+    }
+
     #[test]
     fn a_webhooks_signature_does_not_open_a_websocket() {
         let genuine = Req::form("voice", &offered());
