@@ -149,6 +149,7 @@ async fn webhook(
         content_type: header("content-type"),
         signature: header(signature::HEADER),
         client: None,
+        any_address: false,
         body: &body,
     });
     let webhook = match read {
