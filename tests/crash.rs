@@ -185,11 +185,18 @@ async fn phone(server: String, integration: Uuid, told: Arc<Mutex<Told>>, seed: 
     let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
     loop {
         let sid = format!("CA{}", Uuid::now_v7().simple());
-        let span = Duration::from_millis(chance.random_range(50..1200));
-        if call(&http, &server, integration, &sid, span, &told).await.is_none() {
+        let stay = Stay::For(Duration::from_millis(chance.random_range(50..1200)));
+        if call(&http, &server, integration, &sid, stay, &told).await.is_none() {
             return;
         }
     }
+}
+
+/// How long a caller stays.
+#[derive(Clone, Copy, PartialEq)]
+enum Stay {
+    For(Duration),
+    UntilHeard,
 }
 
 /// One call; `None`: the server is gone.
@@ -198,7 +205,7 @@ async fn call(
     server: &str,
     integration: Uuid,
     sid: &str,
-    span: Duration,
+    stay: Stay,
     told: &Mutex<Told>,
 ) -> Option<()> {
     let url = format!("{server}/webhooks/twilio/{integration}/voice");
@@ -241,7 +248,11 @@ async fn call(
     };
     socket.send(text(FromTwilio::Connected { protocol: "Call".into(), version: "1.0.0".into() })).await.ok()?;
     socket.send(text(FromTwilio::Start { sequence: Some(1), start })).await.ok()?;
-    let over = Instant::now() + span;
+    let over = Instant::now()
+        + match stay {
+            Stay::For(span) => span,
+            Stay::UntilHeard => PATIENCE,
+        };
     let mut tick = tokio::time::interval(Duration::from_millis(20));
     let mut sent = 0;
     while Instant::now() < over {
@@ -261,6 +272,9 @@ async fn call(
             message = socket.next() => match message {
                 Some(Ok(Message::Text(message))) if message.contains("\"media\"") => {
                     told.lock().expect("no panic").heard.insert(sid.to_owned());
+                    if stay == Stay::UntilHeard {
+                        break;
+                    }
                 }
                 Some(Ok(_)) => {}
                 _ => return None,
@@ -289,8 +303,7 @@ async fn a_call_is_answered_and_talks_while_the_store_stands_still(base: Base) {
     let told = Mutex::new(Told::default());
     let ring = async |sid: &str| {
         let began = Instant::now();
-        let span = Duration::from_millis(800);
-        call(&http, &address, integration.id, sid, span, &told).await.expect("the server is there");
+        call(&http, &address, integration.id, sid, Stay::UntilHeard, &told).await.expect("the server is there");
         let answered = told.lock().expect("no panic").answered.remove(sid).expect("it was answered");
         answered - began
     };

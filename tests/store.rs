@@ -682,8 +682,13 @@ async fn a_crashed_process_leaves_its_calls_closed_at_its_last_sign_of_life(base
     let mut open = open;
     open.close(now(), CallEnd::new(Party::Agent, EndReason::Goodbye));
     ledger.note(open.clone());
+    // A process that says goodbye with a call open is found out, too.
+    let left = record(&acme, "CA3");
+    ledger.note(left.clone());
     task.stop(PATIENCE).await;
     assert_eq!(store.call(acme.company, open.id).await.unwrap().unwrap().end, open.end);
+    assert_eq!(store.bury(&looker).await.unwrap().len(), 1);
+    assert_eq!(store.call(acme.company, left.id).await.unwrap().unwrap().end, Some(CRASHED));
 }
 
 async fn a_store_that_stands_still_holds_up_no_call_and_loses_no_record(base: Base) {

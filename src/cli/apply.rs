@@ -52,6 +52,7 @@ pub async fn apply(
     out: &mut impl Write,
 ) -> anyhow::Result<ExitCode> {
     let (setup, mut faults) = Setup::read(&args.file, lookup)?;
+    faults.extend(setup.unopenable());
     let options = ApplyOptions { prune: args.prune, dry_run: args.dry_run };
     let preview = options.dry_run || !faults.is_empty();
     let store = if preview {

@@ -111,15 +111,27 @@ impl Store {
                     args![dead.id, dead.seen_at, CRASHED.by, CRASHED.reason],
                 )
                 .await?;
-            for call in &calls {
-                tx.execute(
-                    "UPDATE call_leg SET ended_at = $2 WHERE call_id = $1 AND ended_at IS NULL",
-                    args![call.id, call.ended_at],
-                )
-                .await?;
-            }
             tx.execute("DELETE FROM node WHERE id = $1", args![dead.id]).await?;
             closed.extend(calls);
+        }
+        // A process that said goodbye, and still had a call that it could not write the end of.
+        let orphans: Vec<Closed> = tx
+            .all(
+                "UPDATE call SET ended_at = seen_at, end_by = $1, end_reason = $2, node_id = NULL,
+                     outcome = CASE WHEN answered_at IS NULL THEN 'failed' ELSE 'answered' END
+                 WHERE ended_at IS NULL AND node_id IS NOT NULL
+                     AND NOT EXISTS (SELECT 1 FROM node WHERE node.id = call.node_id)
+                 RETURNING id, ended_at",
+                args![CRASHED.by, CRASHED.reason],
+            )
+            .await?;
+        closed.extend(orphans);
+        for call in &closed {
+            tx.execute(
+                "UPDATE call_leg SET ended_at = $2 WHERE call_id = $1 AND ended_at IS NULL",
+                args![call.id, call.ended_at],
+            )
+            .await?;
         }
         tx.commit().await?;
         Ok(closed)
