@@ -248,7 +248,7 @@ async fn a_socket_that_breaks_ends_the_call_and_leaves_nothing_behind() {
     let server = Server::start(Cast::new(quick()), |_, _| {}).await;
     let mut phone = server.call().await;
     ask(&mut phone).await;
-    phone.cut();
+    phone.cut().await;
     let record = server.record().await;
     assert_eq!(record.end, Some(CallEnd::new(Party::Carrier, EndReason::ConnectionLost)));
     assert_eq!(server.app.calls.active(), 0);

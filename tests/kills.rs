@@ -200,7 +200,7 @@ async fn a_killed_service_is_spoken_of_or_noted_and_leaves_nothing_open() {
     let phone = scene.greeted().await;
     phone.say(&voice()).await;
     sleep(Duration::from_millis(500)).await;
-    phone.cut();
+    phone.cut().await;
     let record = scene.over(Some(before)).await;
     assert_eq!(record.end, Some(CallEnd::new(Party::Carrier, EndReason::ConnectionLost)));
     scene.server.app.stop().await;

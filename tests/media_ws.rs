@@ -520,8 +520,8 @@ async fn status_and_stream_callbacks_are_taken_when_signed() {
     let server = Server::start().await;
     for (route, more) in [
         ("status", vec![("CallStatus", "completed"), ("CallDuration", "12")]),
-        ("stream", vec![("StreamEvent", "stream-error"), ("StreamError", "handshake failed")]),
-        ("stream", vec![("StreamEvent", "stream-started")]),
+        ("stream", vec![("StreamSid", STREAM), ("StreamEvent", "stream-error"), ("StreamError", "handshake failed")]),
+        ("stream", vec![("StreamSid", STREAM), ("StreamEvent", "stream-started")]),
     ] {
         let path = format!("/webhooks/twilio/{INTEGRATION}/{route}");
         assert_eq!(server.post(&path, &call(&more)).await.status(), StatusCode::OK);

@@ -271,8 +271,10 @@ impl Phone {
     }
 
     /// The socket breaks without a word.
-    pub fn cut(self) {
+    pub async fn cut(mut self) {
         self.task.abort();
+        // Until it is gone, what else it holds must stay: a phone whose mouth is dropped hangs up properly.
+        let _ = (&mut self.task).await;
     }
 
     /// Waits until the other side closes.
