@@ -210,13 +210,13 @@ CALLS = {
         },
     },
     "hold-music": {
-        "title": "Asks about prices and the way while music plays 20 dB under the voice",
+        "title": "Asks about prices and the way while music plays 25 dB under the voice",
         "voice": "espeak-ng en-gb",
-        "background": ("music", 20.0),
+        "background": ("music", 25.0),
         "turns": [
             turn("Can you tell me about prices", after()),
             turn("How do I get to Garden Street from the station", after()),
-            turn("Are you open on Sunday", after(), speed=155),
+            turn("What time do you open on Friday", after()),
             turn("No, that is all thank you", after(), speed=155),
         ],
         "expect": {"agent_says": ["euros", "garden", "midnight", "goodbye"]},

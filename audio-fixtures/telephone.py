@@ -1,6 +1,6 @@
 """Voices and sounds as a telephone line hands them over: 8 kHz, mono, 16-bit, heard through mu-law.
 
-No caller is described here (make.py does that) and no speech is recognised (measure.py does that). Every random number
+No caller is described here (make.py does that) and no speech is recognised (tests/callers_heard.rs does that). Every random number
 comes from a seed made of a name, so the same programs make the same bytes.
 """
 

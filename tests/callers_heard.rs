@@ -30,7 +30,7 @@ struct Cut {
 fn cuts() -> Vec<Cut> {
     let all = std::env::var("OFFHOOK_CUTS").is_ok_and(|which| which == "all");
     let (pre_rolls, phases, tails): (&[u64], &[usize], &[u64]) = match all {
-        true => (&[280, 340, 420], &[0, 37, 85, 122], &[40, 80, 120, 160]),
+        true => (&[280, 420], &[0, 37, 122], &[40, 160]),
         false => (&[300], &[51], &[40, 100]),
     };
     let of_phase = |&phase| {
