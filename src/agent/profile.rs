@@ -2,11 +2,12 @@
 //! profile that it started with.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::conversation::settings::TurnOverrides;
 
 /// One agent. Engine names are checked against the configured engines when a call starts and by `offhook check`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AgentProfile {
     pub name: String,
@@ -33,6 +34,7 @@ pub struct AgentProfile {
     pub tools: Vec<String>,
     /// Turn-taking settings that differ from the server's.
     #[serde(default)]
+    #[schema(value_type = Object)]
     pub turn: TurnOverrides,
 }
 
@@ -41,13 +43,13 @@ fn english() -> String {
 }
 
 /// Which engine; empty = the server's default.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineChoice {
     pub engine: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VoiceChoice {
     pub engine: String,
@@ -63,7 +65,7 @@ impl Default for VoiceChoice {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelChoice {
     pub engine: String,

@@ -3,13 +3,14 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::store::db::{At, Json, Page, Part, args, json};
 use crate::store::{Store, StoreError};
 
 /// Limits that a company sets on itself; read live, also by calls that run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CompanySettings {
     /// ISO 3166-1 alpha-2, upper case: countries that agents may dial and write to. Empty: only those of the company's own
@@ -21,7 +22,7 @@ pub struct CompanySettings {
 }
 
 /// From one minute of the day to another, in the company's time zone; over midnight where `from` is the later one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QuietHours {
     /// `21:00`.
@@ -32,7 +33,7 @@ pub struct QuietHours {
 }
 
 /// What agents may start in an hour.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Caps {
     pub calls_per_hour: u32,
@@ -48,10 +49,11 @@ impl Default for Caps {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, FromRow, Serialize)]
+#[derive(Clone, Debug, PartialEq, FromRow, Serialize, ToSchema)]
 pub struct Company {
     pub id: Uuid,
     pub name: String,
+    #[schema(value_type = CompanySettings)]
     pub settings: Json<CompanySettings>,
     pub created_at: At,
 }
