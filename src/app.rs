@@ -8,16 +8,22 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::agent::tools::ToolRegistry;
 use crate::call::engines::Engines;
+use crate::call::outbound::{Outbound, OutboundCall, OutboundError, OutboundMessage};
 use crate::call::recorder::Archive;
 use crate::call::registry::Calls;
 use crate::config::Config;
+use crate::http::api::ApiState;
+use crate::http::auth::{SetupLink, Token};
 use crate::http::config::{ServerUrls, TrustedProxies};
 use crate::http::router::{self, AppState};
 use crate::http::tokens::MediaTokens;
@@ -33,9 +39,11 @@ use crate::speech::tts::cache::{CacheConfig, CachedSynthesizer};
 use crate::speech::tts::espeak::Espeak;
 use crate::speech::tts::fallback::{FallbackSynthesizer, TtsFallbackConfig};
 use crate::speech::tts::openai::OpenAiTts;
+use crate::store::Store;
 use crate::store::directory::Directory;
 use crate::store::ledger::Ledger;
 use crate::telemetry;
+use crate::telephony::CallId;
 
 /// A server that runs. `stop` drains it.
 pub struct App {
@@ -56,7 +64,18 @@ impl App {
     /// Opens the engines that the configuration and the agents name, and listens. Records go to `ledger`.
     pub async fn start(config: Config, directory: Arc<ArcSwap<Directory>>, ledger: Ledger) -> anyhow::Result<Self> {
         let engines = open_engines(&config, &directory.load()).await?;
-        Self::open(config, engines, directory, ledger).await
+        Self::open(config, engines, directory, ledger, None).await
+    }
+
+    /// The same with the API over `store`.
+    pub async fn with_api(
+        config: Config,
+        directory: Arc<ArcSwap<Directory>>,
+        ledger: Ledger,
+        api: Api,
+    ) -> anyhow::Result<Self> {
+        let engines = open_engines(&config, &directory.load()).await?;
+        Self::open(config, engines, directory, ledger, Some(api)).await
     }
 
     /// The same with engines made elsewhere and no store: whole-call tests bring scripted ones.
@@ -65,7 +84,7 @@ impl App {
         engines: Engines,
         directory: Arc<ArcSwap<Directory>>,
     ) -> anyhow::Result<Self> {
-        Self::open(config, engines, directory, Ledger::none()).await
+        Self::open(config, engines, directory, Ledger::none(), None).await
     }
 
     async fn open(
@@ -73,6 +92,7 @@ impl App {
         engines: Engines,
         directory: Arc<ArcSwap<Directory>>,
         ledger: Ledger,
+        api: Option<Api>,
     ) -> anyhow::Result<Self> {
         if config.telemetry.metrics {
             telemetry::install_metrics()?;
@@ -110,7 +130,22 @@ impl App {
             draining: draining.clone(),
             sockets: sockets.clone(),
         };
-        let serving = tokio::spawn(crate::http::serve(listener, router::router(state), closing.clone()));
+        let router = match api {
+            None => router::router(state),
+            Some(Api { store, setup }) => {
+                let (urls, proxies) = (state.urls.clone(), state.proxies.clone());
+                let live = Arc::new(calls.clone());
+                let api = ApiState {
+                    admin: config.security.admin_token.as_ref().map(Token::new),
+                    setup,
+                    closing: closing.clone(),
+                    tasks: sockets.clone(),
+                    ..ApiState::new(store, live, Arc::new(Undialled), urls, proxies, &config.recording.dir)
+                };
+                router::with_api(state, api)
+            }
+        };
+        let serving = tokio::spawn(crate::http::serve(listener, router, closing.clone()));
         let upkeep = tokio::spawn(telemetry::upkeep(closing.clone()));
         let drain = Duration::from_secs(config.server.drain_s);
         Ok(Self { calls, address, serving, upkeep, draining, closing, sockets, archive: thread, drain })
@@ -129,6 +164,27 @@ impl App {
         drop(self.calls);
         let archive = self.archive;
         let _ = tokio::time::timeout(CLOSE, tokio::task::spawn_blocking(move || archive.join())).await;
+    }
+}
+
+/// What the API needs besides the calls.
+#[derive(Debug)]
+pub struct Api {
+    pub store: Store,
+    /// The link of a first start.
+    pub setup: Option<Arc<SetupLink>>,
+}
+
+/// Where nobody dials.
+struct Undialled;
+
+impl Outbound for Undialled {
+    fn call(&self, _: OutboundCall) -> BoxFuture<'static, Result<CallId, OutboundError>> {
+        async { Err(OutboundError::Unable("make calls")) }.boxed()
+    }
+
+    fn message(&self, _: OutboundMessage) -> BoxFuture<'static, Result<Uuid, OutboundError>> {
+        async { Err(OutboundError::Unable("send messages")) }.boxed()
     }
 }
 
