@@ -19,6 +19,8 @@ use crate::call::engines::Engines;
 use crate::call::recorder::Archive;
 use crate::call::registry::Calls;
 use crate::config::Config;
+use crate::http::api::ApiState;
+use crate::http::auth::{SetupLink, Token};
 use crate::http::config::{ServerUrls, TrustedProxies};
 use crate::http::router::{self, AppState};
 use crate::http::tokens::MediaTokens;
@@ -57,15 +59,16 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the engines that the configuration and the agents name, and listens. Records go to `ledger`.
+    /// Opens the engines that the configuration and the agents name, and listens. Records go to `ledger`; without `api`
+    /// there is no store behind it (the demo).
     pub async fn start(
         config: Config,
         directory: Arc<ArcSwap<Directory>>,
-        store: Option<Store>,
         ledger: Ledger,
+        api: Option<Api>,
     ) -> anyhow::Result<Self> {
         let engines = open_engines(&config, &directory.load()).await?;
-        Self::open(config, engines, directory, store, ledger).await
+        Self::open(config, engines, directory, ledger, api).await
     }
 
     /// The same with engines made elsewhere and no store: whole-call tests bring scripted ones.
@@ -74,26 +77,26 @@ impl App {
         engines: Engines,
         directory: Arc<ArcSwap<Directory>>,
     ) -> anyhow::Result<Self> {
-        Self::open(config, engines, directory, None, Ledger::none()).await
+        Self::open(config, engines, directory, Ledger::none(), None).await
     }
 
     /// With engines made elsewhere and a store: tests of companies and providers.
-    pub async fn with_store(
+    pub async fn with_engines_and_api(
         config: Config,
         engines: Engines,
         directory: Arc<ArcSwap<Directory>>,
-        store: Store,
         ledger: Ledger,
+        api: Api,
     ) -> anyhow::Result<Self> {
-        Self::open(config, engines, directory, Some(store), ledger).await
+        Self::open(config, engines, directory, ledger, Some(api)).await
     }
 
     async fn open(
         config: Config,
         engines: Engines,
         directory: Arc<ArcSwap<Directory>>,
-        store: Option<Store>,
         ledger: Ledger,
+        api: Option<Api>,
     ) -> anyhow::Result<Self> {
         if config.telemetry.metrics {
             telemetry::install_metrics()?;
@@ -120,11 +123,11 @@ impl App {
             }
         }
         let (draining, closing, sockets) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
-        let desk = Desk::new(calls.clone(), directory.clone(), store, {
+        let desk = Desk::new(calls.clone(), directory.clone(), api.as_ref().map(|api| api.store.clone()), {
             let urls = urls.clone();
             move |path| urls.http(path)
         });
-        let door = Door::new(desk, config.security.webhooks_per_minute, config.security.binotel_allow_any);
+        let door = Door::new(desk.clone(), config.security.webhooks_per_minute, config.security.binotel_allow_any);
         let state = AppState {
             calls: Arc::new(calls.clone()),
             directory,
@@ -137,7 +140,22 @@ impl App {
             draining: draining.clone(),
             sockets: sockets.clone(),
         };
-        let serving = tokio::spawn(crate::http::serve(listener, router::router(state), closing.clone()));
+        let router = match api {
+            None => router::router(state),
+            Some(Api { store, setup }) => {
+                let (urls, proxies) = (state.urls.clone(), state.proxies.clone());
+                let live = Arc::new(calls.clone());
+                let api = ApiState {
+                    admin: config.security.admin_token.as_ref().map(Token::new),
+                    setup,
+                    closing: closing.clone(),
+                    tasks: sockets.clone(),
+                    ..ApiState::new(store, live, Arc::new(desk), urls, proxies, &config.recording.dir)
+                };
+                router::with_api(state, api)
+            }
+        };
+        let serving = tokio::spawn(crate::http::serve(listener, router, closing.clone()));
         let upkeep = tokio::spawn(telemetry::upkeep(closing.clone()));
         let errands = tokio::spawn(run_errands(door, closing.clone()));
         let drain = Duration::from_secs(config.server.drain_s);
@@ -159,6 +177,14 @@ impl App {
         let archive = self.archive;
         let _ = tokio::time::timeout(CLOSE, tokio::task::spawn_blocking(move || archive.join())).await;
     }
+}
+
+/// What companies need besides the calls: their store, and the API over it.
+#[derive(Debug)]
+pub struct Api {
+    pub store: Store,
+    /// The link of a first start.
+    pub setup: Option<Arc<SetupLink>>,
 }
 
 /// Lets events act that failed before or whose process died, until it is told to stop; then waits for those under way.

@@ -7,6 +7,7 @@ pub mod egress;
 pub mod engines;
 pub mod handle;
 pub mod ingress;
+pub mod outbound;
 pub mod record;
 pub mod recorder;
 pub mod registry;

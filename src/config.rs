@@ -10,7 +10,7 @@ use std::str::FromStr;
 use figment::Figment;
 use figment::providers::Serialized;
 use figment::value::{Dict, Value};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::call::recorder::RecordingConfig;
@@ -144,13 +144,19 @@ pub struct SecurityConfig {
     pub webhooks_per_minute: usize,
     /// Believes Binotel's webhooks from any address, with the secret path as their only protection.
     pub binotel_allow_any: bool,
+    /// A first API key, of no company: sees all, and names a `company_id` where it creates. Without it, the first start
+    /// prints a set-up link.
+    pub admin_token: Option<SecretString>,
 }
 
 impl Default for SecurityConfig {
     fn default() -> Self {
-        Self { secrets_key: None, webhooks_per_minute: 120, binotel_allow_any: false }
+        Self { secrets_key: None, webhooks_per_minute: 120, binotel_allow_any: false, admin_token: None }
     }
 }
+
+/// Whoever has the token may do everything, and tries at it are not counted: it must not be guessed.
+const MIN_ADMIN_TOKEN: usize = 20;
 
 /// `[telemetry]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -313,6 +319,12 @@ impl Config {
         }
         if let Some(Err(error)) = self.security.secrets_key.as_ref().map(Sealer::from_base64) {
             require(false, error.to_string());
+        }
+        if let Some(token) = &self.security.admin_token {
+            require(
+                token.expose_secret().chars().count() >= MIN_ADMIN_TOKEN,
+                format!("security.admin_token is shorter than {MIN_ADMIN_TOKEN} characters (openssl rand -base64 32)"),
+            );
         }
         require(
             (1..=100_000).contains(&self.limits.max_calls),

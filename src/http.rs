@@ -1,5 +1,7 @@
 //! The HTTP surface: webhooks, the media websocket, health and metrics.
 
+pub mod api;
+pub mod auth;
 pub mod config;
 pub mod media_ws;
 pub mod problem;

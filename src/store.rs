@@ -34,6 +34,7 @@ pub mod ledger;
 pub mod lines;
 pub mod messages;
 pub mod nodes;
+pub mod owners;
 mod read;
 pub mod recordings;
 pub mod secrets;
@@ -107,10 +108,8 @@ impl StoreConfig {
             })?;
             return Ok(Place::Server(Box::new(options)));
         }
-        let path = self
-            .url
-            .strip_prefix("sqlite://")
-            .ok_or(StoreError::Url("it must begin with sqlite:// or postgres://"))?;
+        let path =
+            self.url.strip_prefix("sqlite://").ok_or(StoreError::Url("it must begin with sqlite:// or postgres://"))?;
         if path.is_empty() || path.ends_with('/') {
             return Err(StoreError::Url("it names no file; the default is sqlite://data/offhook.db"));
         }

@@ -4,10 +4,11 @@ use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// A call, from its first sign of life to its record. UUIDv7: sorts by time, stable for ever.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct CallId(Uuid);
 
@@ -53,7 +54,7 @@ impl fmt::Debug for CallId {
 
 /// A number, SIP user or `client:` name as the provider wrote it; may be empty when the caller hides it.
 /// Printing masks the middle, so that logs never hold a whole number; `as_str` gives it in full.
-#[derive(Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct PhoneNumber(String);
 
@@ -88,7 +89,7 @@ impl fmt::Debug for PhoneNumber {
 }
 
 /// Who dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     Inbound,
@@ -105,7 +106,7 @@ impl Direction {
 }
 
 /// Who did something on a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Party {
     Caller,
@@ -131,7 +132,7 @@ impl Party {
 }
 
 /// Why a call ended. The label is stable: metrics and records are keyed by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EndReason {
     /// Hung up in the ordinary way.
@@ -195,7 +196,7 @@ impl EndReason {
 }
 
 /// How a call ended: every call has exactly one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub struct CallEnd {
     pub by: Party,
     pub reason: EndReason,

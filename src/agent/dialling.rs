@@ -7,11 +7,12 @@ use jiff::tz::TimeZone;
 use phonenumber::Type;
 use phonenumber::metadata::DATABASE;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::telephony::PhoneNumber;
 
 /// Limits that a company sets on itself; read live, also by calls that run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CompanySettings {
     /// ISO 3166-1 alpha-2, upper case (`UA`): countries that agents may dial and write to; `*` = all. Empty: only that of
@@ -23,7 +24,7 @@ pub struct CompanySettings {
 }
 
 /// From one minute of the day to another, in the company's time zone; over midnight where `from` is the later one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QuietHours {
     /// `21:00`.
@@ -34,7 +35,7 @@ pub struct QuietHours {
 }
 
 /// What agents may start in an hour.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Caps {
     pub calls_per_hour: u32,

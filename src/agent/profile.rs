@@ -2,11 +2,12 @@
 //! profile that it started with.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::conversation::settings::TurnOverrides;
 
 /// One agent. Engine names are checked against the configured engines when a call starts and by `offhook check`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AgentProfile {
     pub name: String,
@@ -40,6 +41,7 @@ pub struct AgentProfile {
     pub detect_machine: bool,
     /// Turn-taking settings that differ from the server's.
     #[serde(default)]
+    #[schema(value_type = Object)]
     pub turn: TurnOverrides,
 }
 
@@ -48,13 +50,13 @@ fn english() -> String {
 }
 
 /// Which engine; empty = the server's default.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineChoice {
     pub engine: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VoiceChoice {
     pub engine: String,
@@ -70,7 +72,7 @@ impl Default for VoiceChoice {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelChoice {
     pub engine: String,

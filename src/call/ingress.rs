@@ -47,8 +47,12 @@ pub struct Ingress {
     keys: Option<DtmfDetector>,
     resampler: Resampler,
     resampled: Vec<i16>,
-    /// The newest chunks for recognition: pre-roll and the packets that the start rule took.
-    pre_roll: VecDeque<AudioChunk>,
+    /// The newest chunks for recognition, pre-roll and the packets that the start rule took; and whether each was taken for
+    /// an echo.
+    pre_roll: VecDeque<(AudioChunk, bool)>,
+    /// Newest packets of it that are never taken for an echo: the start of speech and the weak consonant before it.
+    spare: usize,
+    silence: Option<AudioChunk>,
     keep: usize,
     /// Media time: grows by 20 ms with each frame judged.
     media_now: Instant,
@@ -60,6 +64,9 @@ pub struct Ingress {
     /// Packets softer than this are taken for an echo of the agent, dBFS.
     echo_dbfs: f32,
 }
+
+/// Packets before the start of speech that may hold a weak first consonant.
+const ONSET_PACKETS: usize = 3;
 
 impl Ingress {
     /// `in_band_keys`: look for key tones in the sound (for legs that do not report keys themselves).
@@ -89,6 +96,8 @@ impl Ingress {
             resampled: Vec::with_capacity(recogniser.frame_len()),
             pre_roll: VecDeque::with_capacity(keep + 1),
             keep,
+            spare: settings.start_packets as usize + ONSET_PACKETS,
+            silence: AudioChunk::new(&vec![0; recogniser.frame_len()]),
             media_now: now,
             last_packet: now,
             onset: now,
@@ -136,7 +145,8 @@ impl Ingress {
         self.media_now += FRAME;
         // The detector hears everything; only the verdict on an echo is overruled.
         let mut probability = self.detector.push(&self.frame);
-        if level_dbfs(&self.frame) < self.echo_dbfs {
+        let echo = level_dbfs(&self.frame) < self.echo_dbfs;
+        if echo {
             probability = 0.0;
         }
         let verdict = self.gate.push(probability);
@@ -153,7 +163,7 @@ impl Ingress {
             if self.pre_roll.len() == self.keep {
                 self.pre_roll.pop_front();
             }
-            self.pre_roll.push_back(chunk);
+            self.pre_roll.push_back((chunk, echo));
         }
         let mut key = None;
         if let Some(keys) = &mut self.keys {
@@ -170,12 +180,17 @@ impl Ingress {
 
     /// The frame judged last, at the recogniser's rate.
     pub fn newest(&self) -> Option<&AudioChunk> {
-        self.pre_roll.back()
+        self.pre_roll.back().map(|(chunk, _)| chunk)
     }
 
-    /// What an utterance begins with: the frame judged last and what came before it.
+    /// What an utterance begins with: the frame judged last and what came before it. The agent's echo before the caller's
+    /// first sound is silence here, or the recogniser would take it for the caller's first words.
     pub fn pre_roll(&self) -> impl Iterator<Item = &AudioChunk> {
-        self.pre_roll.iter()
+        let old = self.pre_roll.len().saturating_sub(self.spare);
+        self.pre_roll.iter().enumerate().map(move |(at, (chunk, echo))| match &self.silence {
+            Some(silence) if *echo && at < old => silence,
+            _ => chunk,
+        })
     }
 
     pub fn media_now(&self) -> Instant {
@@ -226,6 +241,33 @@ mod tests {
             }
         }
         found
+    }
+
+    #[test]
+    fn the_agents_echo_before_the_callers_first_sound_is_silence_to_the_recogniser() {
+        let settings = TurnSettings::default();
+        let now = Instant::now();
+        let rate = SampleRate::HZ_16000;
+        let mut ingress = Ingress::new(now, Codec::Pcmu, rate, &settings, false, Detector::Offhook).expect("opens");
+        let soft: Vec<i16> = (0..160).map(|n| if n % 8 < 4 { 300 } else { -300 }).collect();
+        let loud: Vec<i16> = soft.iter().map(|sample| sample * 30).collect();
+        ingress.expect_echo(-30.0);
+        let hear = |ingress: &mut Ingress, samples: &[i16], count: usize| {
+            for _ in 0..count {
+                ingress.frame.copy_from_slice(samples);
+                ingress.judge(now);
+            }
+        };
+        hear(&mut ingress, &soft, 20);
+        hear(&mut ingress, &loud, 3);
+        let spare = settings.start_packets as usize + ONSET_PACKETS;
+        let kept: Vec<bool> =
+            ingress.pre_roll().map(|chunk| chunk.samples().iter().any(|&sample| sample != 0)).collect();
+        assert!(kept[..kept.len() - spare].iter().all(|&sound| !sound), "{kept:?}");
+        assert!(kept[kept.len() - spare..].iter().all(|&sound| sound), "{kept:?}");
+        ingress.expect_echo(f32::NEG_INFINITY);
+        hear(&mut ingress, &soft, 30);
+        assert!(ingress.pre_roll().all(|chunk| chunk.samples().iter().any(|&sample| sample != 0)), "no agent, no echo");
     }
 
     #[test]

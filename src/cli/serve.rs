@@ -4,12 +4,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
+use rand::RngExt;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-use crate::app::App;
+use crate::app::{Api, App};
 use crate::call::recorder;
 use crate::config::Config;
+use crate::http::auth::SetupLink;
 use crate::store::ledger::Ledger;
 use crate::store::{Store, nodes};
 
@@ -18,6 +22,15 @@ pub struct Args {
     /// Address and port, instead of `server.listen`.
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<std::net::SocketAddr>,
+}
+
+/// The secret of the link with which the first company and its owner are made, where nobody could do it otherwise.
+async fn first_start(config: &Config, store: &Store) -> anyhow::Result<Option<SecretString>> {
+    if config.security.admin_token.is_some() || store.has_users().await? {
+        return Ok(None);
+    }
+    let random: [u8; 24] = rand::rng().random();
+    Ok(Some(BASE64_URL_SAFE_NO_PAD.encode(random).into()))
 }
 
 /// How long the last records may take to reach a store that is slow.
@@ -38,8 +51,18 @@ pub async fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
             store.put_if_longer(&record).await?;
         }
     }
-    let app = App::start(config, directory.directory.clone(), Some(store.clone()), ledger).await?;
+    let setup = first_start(&config, &store).await?;
+    let public_url = config.server.public_url.clone();
+    let api = Api { store: store.clone(), setup: setup.as_ref().map(SetupLink::new) };
+    let app = App::start(config, directory.directory.clone(), ledger, Some(api)).await?;
     info!(address = %app.address, "ready");
+    if let Some(secret) = &setup {
+        // To whoever started the server, and not into the log, which others may read.
+        let base = public_url.unwrap_or_else(|| format!("http://{}", app.address));
+        let base = base.trim_end_matches('/');
+        println!("Nobody can log in yet. Make the first company and its owner, once, with");
+        println!("  {base}/setup/{}", secret.expose_secret());
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}

@@ -413,6 +413,7 @@ fn dangles(lang: Lang, words: &[&str]) -> bool {
             "want" => matches!(before, "i" | "we"),
             "next" | "this" => matches!(before, "on" | "for" | "is" | "book"),
             "book" | "reserve" => matches!(before, "to" | "i"),
+            "get" | "reach" => matches!(before, "i" | "we" | "you"),
             _ => false,
         },
         Lang::Uk => {
@@ -864,6 +865,7 @@ mod tests {
                 "I want to",
                 "please call me back at",
                 "do you have a",
+                "how do I get",
                 "because",
             ],
         );

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::telephony::Party;
 
 /// One side speaking once.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Line {
     /// `caller` or `agent`.
     pub who: Party,
@@ -25,7 +26,7 @@ pub struct Line {
 }
 
 /// A tool used on a call.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ToolUse {
     pub name: String,
     pub arguments: serde_json::Value,
@@ -34,7 +35,7 @@ pub struct ToolUse {
 }
 
 /// Both, in the order in which they began.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Transcript {
     pub lines: Vec<Line>,
     pub tools: Vec<ToolUse>,

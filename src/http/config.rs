@@ -78,6 +78,18 @@ impl ServerUrls {
         format!("{}://{}{path}", if self.secure { "https" } else { "http" }, self.base)
     }
 
+    /// Whether clients come by https.
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// Scheme, host and port, as a browser writes them into `Origin`.
+    pub fn origin(&self) -> String {
+        let authority = self.base.split('/').next().unwrap_or_default();
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        format!("{}://{host}", if self.secure { "https" } else { "http" })
+    }
+
     pub fn websocket(&self, path: &str) -> String {
         format!("{}://{}{path}", if self.secure { "wss" } else { "ws" }, self.base)
     }
@@ -150,6 +162,7 @@ mod tests {
             "https://voice.example.com:8443/x/a?b=%20",
             "wss://voice.example.com:8443/x/m",
         );
+        assert_eq!(urls("https://U:Pa@H.com:8443/x/").unwrap().origin(), "https://h.com:8443");
         check("https://U:Pa@H.com", "https://U:Pa@h.com/a?b=%20", "wss://U:Pa@h.com/m");
         check("http://[::1]:80", "http://[::1]:80/a?b=%20", "ws://[::1]:80/m");
         for wrong in

@@ -19,6 +19,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tracing::error;
 
 use crate::call::registry::{CallSetup, Calls, Refused};
+use crate::http::api::{self, ApiState};
 use crate::http::config::{ServerUrls, TrustedProxies};
 use crate::http::problem::Problem;
 use crate::http::tokens::MediaTokens;
@@ -85,7 +86,17 @@ impl AppState {
     }
 }
 
+/// The doors of the providers, health and metrics.
 pub fn router(state: AppState) -> Router {
+    assemble(state, None)
+}
+
+/// The same with the API.
+pub fn with_api(state: AppState, api: ApiState) -> Router {
+    assemble(state, Some(api))
+}
+
+fn assemble(state: AppState, api: Option<ApiState>) -> Router {
     // No request is traced with its path: the path of a media websocket is a secret.
     let webhooks = Router::new()
         .route("/webhooks/twilio/{integration}/{route}", post(webhooks::twilio))
@@ -99,6 +110,7 @@ pub fn router(state: AppState) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
+        .merge(api.map_or_else(Router::new, api::router))
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND) })
         .method_not_allowed_fallback(|| async { Problem::new(StatusCode::METHOD_NOT_ALLOWED) })
         .layer(CatchPanicLayer::custom(panicked))

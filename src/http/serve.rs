@@ -21,7 +21,8 @@ use tracing::warn;
 
 /// Open connections, media websockets among them. Beyond it new ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
-/// A connection on which the client sends nothing for so long is closed. A media stream sends 50 messages a second.
+/// A connection on which nothing moves for so long is closed: neither does the client send, nor does it take what we
+/// send. A media stream sends 50 messages a second; a stream of events is sent a heartbeat.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// What requests in progress get once we stop; longer than any webhook may take.
 const FINISH_LIMIT: Duration = Duration::from_secs(12);
@@ -92,12 +93,21 @@ impl Listener for Bounded {
     }
 }
 
-/// A TCP stream that fails when its peer has sent nothing for [`IDLE_LIMIT`].
+/// A TCP stream that fails when its peer has sent and taken nothing for [`IDLE_LIMIT`].
 struct Connection {
     stream: TcpStream,
     heard: Instant,
     idle: Pin<Box<Sleep>>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// The kernel took what we sent: its buffer is bounded, so a peer that is gone takes nothing for long.
+    fn moved(&mut self, written: &Poll<io::Result<usize>>) {
+        if matches!(written, Poll::Ready(Ok(bytes)) if *bytes > 0) {
+            self.heard = Instant::now();
+        }
+    }
 }
 
 impl AsyncRead for Connection {
@@ -121,7 +131,9 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.moved(&written);
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -137,7 +149,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.moved(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

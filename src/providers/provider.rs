@@ -9,6 +9,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::providers::credentials::{Credentials, CredentialsFault, Field};
 use crate::providers::rest::ProviderError;
@@ -28,7 +29,7 @@ pub struct Kind {
 }
 
 /// What an integration of this kind can do for its company.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Capabilities {
     pub dial: bool,
     /// A dialled call can begin with a greeting of its own.
@@ -125,7 +126,7 @@ pub struct Account {
 }
 
 /// A line as its provider lists it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct RemoteLine {
     /// What `line.number` must hold: E.164, a SIP login or an internal number.
     pub number: String,
@@ -149,14 +150,14 @@ pub struct Webhooks {
 }
 
 /// One setting of a line at its provider: `VoiceUrl` = `https://…`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WebhookSetting {
     pub name: String,
     pub value: String,
 }
 
 /// A line's webhooks as they were found, and what should be there instead.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct LineState {
     pub found: Vec<WebhookSetting>,
     /// Those of `found` that differ from what we want, with the value that we want. Empty: nothing has drifted.
@@ -241,7 +242,7 @@ pub struct PastCall {
 }
 
 /// What became of a call, in words that all providers share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CallOutcome {
     /// Still ringing or talking.

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use sqlx::FromRow;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::agent::profile::AgentProfile;
@@ -9,19 +10,21 @@ use crate::store::apply::profile_differences;
 use crate::store::db::{At, Json, Page, Part, Tx, args, json};
 use crate::store::{Store, StoreError};
 
-#[derive(Clone, Debug, PartialEq, FromRow, Serialize)]
+#[derive(Clone, Debug, PartialEq, FromRow, Serialize, ToSchema)]
 pub struct AgentInfo {
     pub id: Uuid,
     pub name: String,
     pub version: i64,
+    #[schema(value_type = AgentProfile)]
     pub profile: Json<AgentProfile>,
     pub created_at: At,
     pub updated_at: At,
 }
 
-#[derive(Clone, Debug, PartialEq, FromRow, Serialize)]
+#[derive(Clone, Debug, PartialEq, FromRow, Serialize, ToSchema)]
 pub struct AgentVersion {
     pub version: i64,
+    #[schema(value_type = AgentProfile)]
     pub profile: Json<AgentProfile>,
     pub created_at: At,
 }

@@ -4,13 +4,14 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::FromRow;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::store::db::{At, Json, Page, Part, args, json};
 use crate::store::{Store, StoreError};
 
 /// One entry. Holds no secret.
-#[derive(Clone, Debug, PartialEq, FromRow, Serialize)]
+#[derive(Clone, Debug, PartialEq, FromRow, Serialize, ToSchema)]
 pub struct AuditEntry {
     pub id: Uuid,
     pub at: At,
@@ -20,6 +21,7 @@ pub struct AuditEntry {
     pub action: String,
     /// What it was done to.
     pub object: String,
+    #[schema(value_type = Value)]
     pub detail: Json<Value>,
 }
 

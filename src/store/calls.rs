@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::FromRow;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::conversation::transcript::{Line, ToolUse, Transcript};
@@ -16,7 +17,7 @@ use crate::store::{Store, StoreError};
 use crate::telephony::{CallEnd, CallId, Direction, EndReason, Party, PhoneNumber};
 
 /// Everything known of a call; `end` is absent while it runs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CallRecord {
     pub id: CallId,
     pub direction: Direction,
@@ -41,11 +42,14 @@ pub struct CallRecord {
     /// Why we dialled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purpose: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
     pub started: Timestamp,
     /// When its audio reached us.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub answered: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub ended: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<CallEnd>,
@@ -85,19 +89,21 @@ impl CallRecord {
 }
 
 /// One side's way into a call.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LegRecord {
     pub party: Party,
     /// How its audio travels: `twilio`, `sip`, …
     pub transport: String,
     pub number: PhoneNumber,
+    #[schema(value_type = String, format = DateTime)]
     pub started: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub ended: Option<Timestamp>,
 }
 
 /// How often playout stood still for the caller's voice, and what became of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Interruptions {
     pub suspected: u32,
     pub confirmed: u32,
@@ -113,7 +119,7 @@ labelled!(EndReason, EndReason::ALL);
 labelled!(CallOutcome, CallOutcome::ALL);
 
 /// A call in a list.
-#[derive(Clone, Debug, PartialEq, FromRow, Serialize)]
+#[derive(Clone, Debug, PartialEq, FromRow, Serialize, ToSchema)]
 pub struct CallSummary {
     pub id: Uuid,
     pub integration_id: Uuid,
@@ -149,6 +155,9 @@ pub struct CallFilter {
     pub direction: Option<Direction>,
     pub outcome: Option<CallOutcome>,
     pub integration: Option<Uuid>,
+    pub agent: Option<Uuid>,
+    /// A line's number, SIP login or internal number.
+    pub line: Option<String>,
     /// Begun at or after.
     pub from: Option<Timestamp>,
     /// Begun before.
@@ -343,7 +352,8 @@ impl Store {
                      AND ($3 IS NULL OR caller = $3 OR callee = $3) AND ($4 IS NULL OR direction = $4)
                      AND ($5 IS NULL OR outcome = $5) AND ($6 IS NULL OR integration_id = $6)
                      AND ($7 IS NULL OR started_at >= $7) AND ($8 IS NULL OR started_at < $8)
-                 ORDER BY id DESC LIMIT $9",
+                     AND ($9 IS NULL OR agent_id = $9) AND ($10 IS NULL OR line = $10)
+                 ORDER BY id DESC LIMIT $11",
                 args![
                     company,
                     part.below(),
@@ -353,6 +363,8 @@ impl Store {
                     filter.integration,
                     filter.from,
                     filter.to,
+                    filter.agent,
+                    filter.line.as_deref(),
                     part.fetch()
                 ],
             )

@@ -3,16 +3,18 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use sqlx::FromRow;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use crate::agent::dialling::{Caps, CompanySettings, QuietHours};
 use crate::store::db::{At, Json, Page, Part, args, json};
 use crate::store::{Store, StoreError};
 
-#[derive(Clone, Debug, PartialEq, FromRow, Serialize)]
+#[derive(Clone, Debug, PartialEq, FromRow, Serialize, ToSchema)]
 pub struct Company {
     pub id: Uuid,
     pub name: String,
+    #[schema(value_type = CompanySettings)]
     pub settings: Json<CompanySettings>,
     pub created_at: At,
 }

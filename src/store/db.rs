@@ -11,6 +11,7 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgPool, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteRow};
 use sqlx::{Arguments, Database, Decode, FromRow, Postgres, Sqlite, Transaction, Type};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::store::StoreError;
@@ -240,7 +241,8 @@ pub(super) enum Lock {
 }
 
 /// A moment as the store keeps it, in whole milliseconds. Printed and serialised as RFC 3339.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[schema(value_type = String, format = DateTime)]
 #[serde(transparent)]
 pub struct At(pub Timestamp);
 
@@ -369,7 +371,7 @@ macro_rules! labelled {
 pub(super) use labelled;
 
 /// Some of a list, newest first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Page<T> {
     pub items: Vec<T>,
     /// Asks for those that follow; `None`: that was all.

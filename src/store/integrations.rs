@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use sqlx::FromRow;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::providers;
@@ -18,7 +19,7 @@ use crate::store::secrets::{Sealer, integration_context, webhook_context};
 use crate::store::{Store, StoreError};
 
 /// An integration as it may be shown.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct IntegrationInfo {
     pub id: Uuid,
     pub company_id: Uuid,
@@ -35,7 +36,7 @@ pub struct IntegrationInfo {
 }
 
 /// What may be seen of one credential.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Shown {
     pub secret: bool,
     /// The value; of a secret one the last four characters, if it is long enough that they give little away.

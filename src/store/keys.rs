@@ -8,6 +8,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::FromRow;
 use tracing::info;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::store::db::{At, Tx, args};
@@ -39,7 +40,7 @@ pub(super) fn hash_of(text: &str) -> Vec<u8> {
     Sha256::digest(text.as_bytes()).to_vec()
 }
 
-#[derive(Clone, Debug, PartialEq, FromRow, Serialize)]
+#[derive(Clone, Debug, PartialEq, FromRow, Serialize, ToSchema)]
 pub struct ApiKey {
     pub id: Uuid,
     pub company_id: Uuid,

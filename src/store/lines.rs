@@ -2,13 +2,14 @@
 
 use serde::Serialize;
 use sqlx::FromRow;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::providers::provider::WebhookSetting;
 use crate::store::db::{At, Json, Page, Part, args, json};
 use crate::store::{Store, StoreError};
 
-#[derive(Clone, Debug, PartialEq, FromRow, Serialize)]
+#[derive(Clone, Debug, PartialEq, FromRow, Serialize, ToSchema)]
 pub struct LineInfo {
     pub id: Uuid,
     pub integration_id: Uuid,
@@ -18,6 +19,7 @@ pub struct LineInfo {
     pub agent_id: Uuid,
     pub agent: String,
     /// What the provider did with the line's calls before our webhooks were written; `None`: they were not.
+    #[schema(value_type = Option<Vec<WebhookSetting>>)]
     pub saved_webhooks: Option<Json<Vec<WebhookSetting>>>,
     pub prepared_at: Option<At>,
     pub created_at: At,

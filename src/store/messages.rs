@@ -2,13 +2,14 @@
 
 use serde::Serialize;
 use sqlx::FromRow;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::store::db::{At, Json, Page, Part, args, json};
 use crate::store::{Store, StoreError};
 use crate::telephony::{Direction, PhoneNumber};
 
-#[derive(Clone, Debug, PartialEq, FromRow, Serialize)]
+#[derive(Clone, Debug, PartialEq, FromRow, Serialize, ToSchema)]
 pub struct Message {
     pub id: Uuid,
     pub integration_id: Uuid,
@@ -19,6 +20,7 @@ pub struct Message {
     pub peer: String,
     pub text: String,
     /// Addresses of pictures and the like.
+    #[schema(value_type = Vec<String>)]
     pub media: Json<Vec<String>>,
     pub provider_message: Option<String>,
     /// The provider's word; `received` for one that came in.

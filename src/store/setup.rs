@@ -24,7 +24,7 @@ const MAX_FILE: u64 = 4 << 20;
 /// A workflow is copied into every call's memory.
 const MAX_WORKFLOW: u64 = 1 << 20;
 /// Longest name of a thing, in characters.
-const MAX_NAME: usize = 200;
+pub const MAX_NAME: usize = 200;
 
 /// What a file asks for, as far as it could be read. Names are not resolved.
 #[derive(Debug, Default)]
@@ -348,14 +348,7 @@ impl Reader<'_> {
         if let Some(number) = &number
             && number != UNKNOWN
         {
-            let problem = if (telephone || number.starts_with('+')) && !is_e164(number) {
-                Some("write a telephone number with + and country code, digits only, as in +15550001111")
-            } else if number.chars().any(|c| c.is_whitespace() || c.is_control()) {
-                Some("it has a space or a line break in it")
-            } else {
-                None
-            };
-            self.faults.extend(problem.map(|problem| table.place.fault("number", problem)));
+            self.faults.extend(line_fault(telephone, number).map(|problem| table.place.fault("number", problem)));
         }
         let company = match company {
             Some(None) => return,
@@ -517,10 +510,21 @@ fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String,
 }
 
 /// ITU-T E.164 with its plus sign: at most 15 digits, no leading zero.
-fn is_e164(number: &str) -> bool {
+pub fn is_e164(number: &str) -> bool {
     number.strip_prefix('+').is_some_and(|digits| {
         (7..=15).contains(&digits.len()) && !digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit())
     })
+}
+
+/// What is wrong with a line's number; `telephone`: its provider's lines are telephone numbers.
+pub fn line_fault(telephone: bool, number: &str) -> Option<&'static str> {
+    if (telephone || number.starts_with('+')) && !is_e164(number) {
+        Some("write a telephone number with + and country code, digits only, as in +15550001111")
+    } else if number.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        Some("it has a space or a line break in it")
+    } else {
+        None
+    }
 }
 
 /// Whether an agent could follow this workflow.
@@ -529,7 +533,7 @@ fn check_workflow(text: &str) -> Result<(), String> {
 }
 
 /// What types do not say: field and problem.
-fn profile_faults(profile: &AgentProfile) -> Vec<(String, String)> {
+pub fn profile_faults(profile: &AgentProfile) -> Vec<(String, String)> {
     let mut faults = Vec::new();
     let mut engine = |field: &str, name: &str, known: &[&str]| {
         if !name.is_empty() && name != UNKNOWN && !known.contains(&name) {

@@ -9,6 +9,7 @@ use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::store::db::{At, args, labelled};
@@ -16,7 +17,7 @@ use crate::store::keys::{NewSecret, hash_of};
 use crate::store::{Store, StoreError};
 
 /// What somebody may do at a company; each may do what the next one may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Looks and listens.
@@ -50,7 +51,7 @@ impl std::str::FromStr for Role {
 }
 
 /// A person as one company sees them.
-#[derive(Clone, Debug, PartialEq, FromRow, Serialize)]
+#[derive(Clone, Debug, PartialEq, FromRow, Serialize, ToSchema)]
 pub struct User {
     pub id: Uuid,
     pub email: String,
@@ -61,7 +62,7 @@ pub struct User {
 }
 
 /// A company that a person belongs to.
-#[derive(Clone, Debug, PartialEq, FromRow, Serialize)]
+#[derive(Clone, Debug, PartialEq, FromRow, Serialize, ToSchema)]
 pub struct Membership {
     pub company_id: Uuid,
     pub company: String,

@@ -1,0 +1,163 @@
+//! `/api/v1/companies`.
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use jiff::civil::Time;
+use jiff::tz::TimeZone;
+use serde::Deserialize;
+use serde_json::json;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::ApiState;
+use super::input::{Body, Id, Paged, Params, name_faults, sound};
+use super::problem::{ApiError, Kind, Problem, unless_duplicate};
+use crate::http::auth::Caller;
+use crate::store::Page;
+use crate::store::companies::{Company, CompanySettings};
+use crate::store::users::Role;
+
+pub(super) fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, change))
+}
+
+/// List companies
+///
+/// The administrator sees all, anybody else their own.
+#[utoipa::path(get, path = "/api/v1/companies", tag = "companies", params(Paged),
+    responses((status = 200, body = Page<Company>), (status = "default", body = Problem)))]
+async fn list(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Params(paged): Params<Paged>,
+) -> Result<Json<Page<Company>>, ApiError> {
+    let part = paged.part()?;
+    if caller.is_admin() && paged.company_id.is_none() {
+        return Ok(Json(state.store.companies(part).await?));
+    }
+    let own = caller.company(&state, Role::Viewer, paged.company_id).await?;
+    let items = state.store.company(own).await?.into_iter().filter(|_| part.after.is_none()).collect();
+    Ok(Json(Page { items, next: None }))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewCompany {
+    name: String,
+    #[serde(default)]
+    settings: CompanySettings,
+}
+
+/// Add a company
+///
+/// For the administrator alone.
+#[utoipa::path(post, path = "/api/v1/companies", tag = "companies", request_body = NewCompany,
+    responses((status = 201, body = Company), (status = "default", body = Problem)))]
+async fn create(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Body(new): Body<NewCompany>,
+) -> Result<Response, ApiError> {
+    if !caller.is_admin() {
+        return Err(ApiError::because(Kind::Forbidden, "companies are added with the administrator's token"));
+    }
+    sound(name_faults("name", &new.name).into_iter().chain(settings_faults(&new.settings)))?;
+    let company = state.store.add_company(&new.name, &new.settings).await.map_err(unless_duplicate("name"))?;
+    state.note(&caller, company.id, "company.added", company.id, json!({ "name": company.name })).await;
+    let location = format!("/api/v1/companies/{}", company.id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(company)).into_response())
+}
+
+/// Show a company
+#[utoipa::path(get, path = "/api/v1/companies/{id}", tag = "companies", params(("id" = uuid::Uuid, Path)),
+    responses((status = 200, body = Company), (status = "default", body = Problem)))]
+async fn show(State(state): State<ApiState>, caller: Caller, Id(id): Id) -> Result<Json<Company>, ApiError> {
+    let id = caller.company(&state, Role::Viewer, Some(id)).await?;
+    state.store.company(id).await?.map(Json).ok_or_else(|| ApiError::new(Kind::NotFound))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CompanyChange {
+    /// Stays where it is absent.
+    #[serde(default)]
+    name: Option<String>,
+    /// Replaced as a whole; stay where they are absent.
+    #[serde(default)]
+    settings: Option<CompanySettings>,
+}
+
+/// Change a company's name or settings
+///
+/// Settings are used at once, also by calls that run.
+#[utoipa::path(patch, path = "/api/v1/companies/{id}", tag = "companies", params(("id" = uuid::Uuid, Path)),
+    request_body = CompanyChange, responses((status = 200, body = Company), (status = "default", body = Problem)))]
+async fn change(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Id(id): Id,
+    Body(change): Body<CompanyChange>,
+) -> Result<Json<Company>, ApiError> {
+    let id = caller.company(&state, Role::Owner, Some(id)).await?;
+    let missing = || ApiError::new(Kind::NotFound);
+    let old = state.store.company(id).await?.ok_or_else(missing)?;
+    let name = change.name.unwrap_or(old.name);
+    let settings = change.settings.unwrap_or(old.settings.0);
+    sound(name_faults("name", &name).into_iter().chain(settings_faults(&settings)))?;
+    if !state.store.update_company(id, &name, &settings).await.map_err(unless_duplicate("name"))? {
+        return Err(missing());
+    }
+    state.note(&caller, id, "company.changed", id, json!({ "name": name, "settings": settings })).await;
+    state.store.company(id).await?.map(Json).ok_or_else(missing)
+}
+
+fn settings_faults(settings: &CompanySettings) -> Vec<(String, String)> {
+    let mut faults = Vec::new();
+    let mut fault = |field: String, problem: &str| faults.push((field, problem.to_owned()));
+    for (index, country) in settings.allowed_countries.iter().enumerate() {
+        if country.len() != 2 || !country.bytes().all(|byte| byte.is_ascii_uppercase()) {
+            fault(
+                format!("settings.allowed_countries[{index}]"),
+                "must be two capital letters such as UA (ISO 3166-1)",
+            );
+        }
+    }
+    if let Some(quiet) = &settings.quiet_hours {
+        for (field, text) in [("from", &quiet.from), ("to", &quiet.to)] {
+            if text.len() != 5 || text.parse::<Time>().is_err() {
+                fault(format!("settings.quiet_hours.{field}"), "must be hours and minutes such as 21:00");
+            }
+        }
+        if TimeZone::get(&quiet.time_zone).is_err() {
+            fault("settings.quiet_hours.time_zone".into(), "must be the name of a time zone such as Europe/Kyiv");
+        }
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::companies::QuietHours;
+
+    #[test]
+    fn every_odd_setting_is_named() {
+        let quiet =
+            |from: &str, zone: &str| QuietHours { from: from.into(), to: "07:30".into(), time_zone: zone.into() };
+        let mut settings = CompanySettings {
+            allowed_countries: vec!["UA".into(), "ukraine".into()],
+            quiet_hours: Some(quiet("25:00", "Europe/Atlantis")),
+            ..CompanySettings::default()
+        };
+        let fields: Vec<String> = settings_faults(&settings).into_iter().map(|(field, _)| field).collect();
+        assert_eq!(
+            fields,
+            ["settings.allowed_countries[1]", "settings.quiet_hours.from", "settings.quiet_hours.time_zone"]
+        );
+        settings.allowed_countries.pop();
+        settings.quiet_hours = Some(quiet("21:00", "Europe/Kyiv"));
+        assert_eq!(settings_faults(&settings), []);
+    }
+}
