@@ -55,7 +55,7 @@ CALLS = {
         "title": "Asks when it opens and closes, says thank you",
         "voice": "espeak-ng en-us+m7",
         "turns": [
-            turn("Are you open on Sunday", after()),
+            turn("Are you open on Sunday", after(), speed=140),
             turn("What time do you close", after(600)),
             turn("Okay, thank you", after(800)),
             turn("No, that is all thank you", after()),
@@ -107,20 +107,21 @@ CALLS = {
         },
     },
     "slow-speaker": {
-        "title": "Thinks in the middle of sentences: pauses of 400 to 700 ms that end no turn",
-        "voice": "espeak-ng en-us+m3",
+        "title": "Thinks in the middle of sentences: pauses of 500 and 700 ms that end no turn",
+        "voice": "espeak-ng en-us+m7",
         "speed": 150,
         "turns": [
-            turn(["I would like to", 700, "book a table on Friday at seven"], after(1000)),
-            turn(["Yes for", 400, "four people"], after(1200)),
+            turn(["How do I get to", 500, "Garden Street from the station"], after(1000), speed=160),
+            turn(["I would like to", 700, "book a table on Friday at seven"], after(1000), speed=140),
+            turn("Yes, for four people", after(1200)),
             turn("My name is Maria", after(1200)),
             turn("Yes, that is right", after(1000)),
-            turn("No, that is all thank you", after(1200), speed=145),
+            turn("No, that is all thank you", after(1200)),
         ],
         "expect": {
             "slots": {"people": "four", "day": "friday", "time": "seven", "name": "maria"},
             "remember": ["booking"],
-            "agent_says": ["friday", "seven", "maria", "booked", "goodbye"],
+            "agent_says": ["garden", "friday", "seven", "maria", "booked", "goodbye"],
         },
     },
     "flite-slt": {
@@ -131,7 +132,7 @@ CALLS = {
             turn("Yes, for four people", after()),
             turn("My name is Thomas", after()),
             turn("Yes please", after()),
-            turn("No, that is all thank you", after(), speed=1.1),
+            turn("No, that is all thank you", after(), speed=1.2),
         ],
         "expect": {
             "slots": {"people": "four", "day": "friday", "time": "seven", "name": "thomas"},
@@ -148,7 +149,7 @@ CALLS = {
             turn("Yes, for seven people", after()),
             turn("My name is Peter", after(), speed=1.1),
             turn("Yes, that is right thank you", after()),
-            turn("No thank you", after(), speed=1.05),
+            turn("No, that is all thank you", after(), speed=1.2),
         ],
         "expect": {
             "slots": {"people": "seven", "day": "friday", "time": "seven", "name": "peter"},
@@ -226,7 +227,7 @@ CALLS = {
         "turns": [
             turn("Can you tell me about prices", after()),
             noise([("typing", 1.6), 900, "cough"], into(900)),
-            turn("Are you open on Sunday", after(900)),
+            turn("Are you open on Sunday", after(900), speed=140),
             noise(["cough", 250, "cough", 900, ("typing", 1.0)], into(900)),
             turn("How do I get to Garden Street from the station", after(900)),
             noise(["breath", 500, ("typing", 0.8)], into(700)),
@@ -254,7 +255,7 @@ CALLS = {
         "echo": (-25.0, 100),
         "turns": [
             turn("Can you tell me about prices", after(), speed=150),
-            turn("Are you open on Sunday", after()),
+            turn("Are you open on Sunday", after(), speed=140),
             turn("How do I get to Garden Street from the station", into(1500), "interruption"),
             turn("I need to cancel my booking", after()),
             turn("My name is Laura", after()),
@@ -273,7 +274,7 @@ CALLS = {
         "echo": (-25.0, 250),
         "turns": [
             turn("Can you tell me about prices", after()),
-            turn("Are you open on Sunday", into(1500), "interruption"),
+            turn("What time do you open on Sunday", into(1500), "interruption", speed=150),
             turn("Please call me back tomorrow", after()),
             turn("My name is Daniel", after()),
             turn("No, that is all thank you", after()),

@@ -8,17 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
-use uuid::Uuid;
 
 use crate::agent::tools::ToolRegistry;
+use crate::call::desk::Desk;
 use crate::call::engines::Engines;
-use crate::call::outbound::{Outbound, OutboundCall, OutboundError, OutboundMessage};
 use crate::call::recorder::Archive;
 use crate::call::registry::Calls;
 use crate::config::Config;
@@ -27,6 +24,7 @@ use crate::http::auth::{SetupLink, Token};
 use crate::http::config::{ServerUrls, TrustedProxies};
 use crate::http::router::{self, AppState};
 use crate::http::tokens::MediaTokens;
+use crate::http::webhooks::Door;
 use crate::speech::llm::LanguageModel;
 use crate::speech::llm::openai::OpenAiLlm;
 use crate::speech::scripted::{ScriptedModel, ScriptedSynthesizer, ScriptedTranscriber};
@@ -43,7 +41,6 @@ use crate::store::Store;
 use crate::store::directory::Directory;
 use crate::store::ledger::Ledger;
 use crate::telemetry;
-use crate::telephony::CallId;
 
 /// A server that runs. `stop` drains it.
 pub struct App {
@@ -52,6 +49,7 @@ pub struct App {
     pub address: SocketAddr,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
     upkeep: tokio::task::JoinHandle<()>,
+    errands: tokio::task::JoinHandle<()>,
     /// Cancelled: take no more calls. Then: take no more connections.
     draining: CancellationToken,
     closing: CancellationToken,
@@ -62,20 +60,26 @@ pub struct App {
 
 impl App {
     /// Opens the engines that the configuration and the agents name, and listens. Records go to `ledger`.
-    pub async fn start(config: Config, directory: Arc<ArcSwap<Directory>>, ledger: Ledger) -> anyhow::Result<Self> {
+    pub async fn start(
+        config: Config,
+        directory: Arc<ArcSwap<Directory>>,
+        store: Option<Store>,
+        ledger: Ledger,
+    ) -> anyhow::Result<Self> {
         let engines = open_engines(&config, &directory.load()).await?;
-        Self::open(config, engines, directory, ledger, None).await
+        Self::open(config, engines, directory, store, None, ledger).await
     }
 
-    /// The same with the API over `store`.
+    /// The same with the API: over `store`, with the link of a first start.
     pub async fn with_api(
         config: Config,
         directory: Arc<ArcSwap<Directory>>,
+        store: Store,
+        setup: Option<Arc<SetupLink>>,
         ledger: Ledger,
-        api: Api,
     ) -> anyhow::Result<Self> {
         let engines = open_engines(&config, &directory.load()).await?;
-        Self::open(config, engines, directory, ledger, Some(api)).await
+        Self::open(config, engines, directory, Some(store), setup, ledger).await
     }
 
     /// The same with engines made elsewhere and no store: whole-call tests bring scripted ones.
@@ -84,15 +88,27 @@ impl App {
         engines: Engines,
         directory: Arc<ArcSwap<Directory>>,
     ) -> anyhow::Result<Self> {
-        Self::open(config, engines, directory, Ledger::none(), None).await
+        Self::open(config, engines, directory, None, None, Ledger::none()).await
+    }
+
+    /// With engines made elsewhere and a store: tests of companies and providers.
+    pub async fn with_store(
+        config: Config,
+        engines: Engines,
+        directory: Arc<ArcSwap<Directory>>,
+        store: Store,
+        ledger: Ledger,
+    ) -> anyhow::Result<Self> {
+        Self::open(config, engines, directory, Some(store), None, ledger).await
     }
 
     async fn open(
         config: Config,
         engines: Engines,
         directory: Arc<ArcSwap<Directory>>,
+        store: Option<Store>,
+        setup: Option<Arc<SetupLink>>,
         ledger: Ledger,
-        api: Option<Api>,
     ) -> anyhow::Result<Self> {
         if config.telemetry.metrics {
             telemetry::install_metrics()?;
@@ -101,7 +117,7 @@ impl App {
             .await
             .with_context(|| format!("cannot listen on {} (server.listen)", config.server.listen))?;
         let address = listener.local_addr()?;
-        let urls = ServerUrls::new(&config.server, address)?;
+        let urls = Arc::new(ServerUrls::new(&config.server, address)?);
         let (archive, thread) = Archive::start(config.recording.clone())
             .with_context(|| format!("cannot write to {} (recording.dir)", config.recording.dir.display()))?;
         let calls = Calls::new(
@@ -119,36 +135,44 @@ impl App {
             }
         }
         let (draining, closing, sockets) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let api_store = store.clone();
+        let desk = Desk::new(calls.clone(), directory.clone(), store, {
+            let urls = urls.clone();
+            move |path| urls.http(path)
+        });
+        let door = Door::new(desk, config.security.webhooks_per_minute, config.security.binotel_allow_any);
         let state = AppState {
             calls: Arc::new(calls.clone()),
             directory,
             tokens: Arc::new(MediaTokens::default()),
-            urls: Arc::new(urls),
+            urls,
+            door: door.clone(),
             proxies: Arc::new(TrustedProxies::new(&config.server)?),
             media: Default::default(),
             render_metrics: Arc::new(telemetry::render),
             draining: draining.clone(),
             sockets: sockets.clone(),
         };
-        let router = match api {
+        let router = match api_store {
             None => router::router(state),
-            Some(Api { store, setup }) => {
+            Some(store) => {
                 let (urls, proxies) = (state.urls.clone(), state.proxies.clone());
-                let live = Arc::new(calls.clone());
+                let (live, outbound) = (Arc::new(calls.clone()), Arc::new(door.desk().clone()));
                 let api = ApiState {
                     admin: config.security.admin_token.as_ref().map(Token::new),
                     setup,
                     closing: closing.clone(),
                     tasks: sockets.clone(),
-                    ..ApiState::new(store, live, Arc::new(Undialled), urls, proxies, &config.recording.dir)
+                    ..ApiState::new(store, live, outbound, urls, proxies, &config.recording.dir)
                 };
                 router::with_api(state, api)
             }
         };
         let serving = tokio::spawn(crate::http::serve(listener, router, closing.clone()));
         let upkeep = tokio::spawn(telemetry::upkeep(closing.clone()));
+        let errands = tokio::spawn(run_errands(door, closing.clone()));
         let drain = Duration::from_secs(config.server.drain_s);
-        Ok(Self { calls, address, serving, upkeep, draining, closing, sockets, archive: thread, drain })
+        Ok(Self { calls, address, serving, upkeep, errands, draining, closing, sockets, archive: thread, drain })
     }
 
     /// Takes no more calls, lets those that run finish within `server.drain_s`, ends the rest, and closes everything.
@@ -160,6 +184,7 @@ impl App {
         self.closing.cancel();
         let _ = tokio::time::timeout(CLOSE, self.serving).await;
         let _ = self.upkeep.await;
+        let _ = self.errands.await;
         // The last sender of the archive goes with the calls; its thread then ends by itself.
         drop(self.calls);
         let archive = self.archive;
@@ -167,27 +192,22 @@ impl App {
     }
 }
 
-/// What the API needs besides the calls.
-#[derive(Debug)]
-pub struct Api {
-    pub store: Store,
-    /// The link of a first start.
-    pub setup: Option<Arc<SetupLink>>,
+/// Lets events act that failed before or whose process died, until it is told to stop; then waits for those under way.
+async fn run_errands(door: Door, stop: CancellationToken) {
+    let mut round = tokio::time::interval(ERRANDS);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = round.tick() => {}
+        }
+        door.tidy();
+        let _ = door.desk().catch_up().await;
+    }
+    door.desk().close(CLOSE).await;
 }
 
-/// Where nobody dials.
-struct Undialled;
-
-impl Outbound for Undialled {
-    fn call(&self, _: OutboundCall) -> BoxFuture<'static, Result<CallId, OutboundError>> {
-        async { Err(OutboundError::Unable("make calls")) }.boxed()
-    }
-
-    fn message(&self, _: OutboundMessage) -> BoxFuture<'static, Result<Uuid, OutboundError>> {
-        async { Err(OutboundError::Unable("send messages")) }.boxed()
-    }
-}
-
+/// An event of a process that died acts within so long of the next start.
+const ERRANDS: Duration = Duration::from_secs(5);
 /// Sockets that do not close by themselves are left to the end of the process after this.
 const CLOSE: Duration = Duration::from_secs(5);
 

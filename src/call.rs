@@ -1,6 +1,8 @@
 //! One task owns a call: ingress, egress, turn-taking, the agent's replies, the recorder and the record.
 
 pub mod actor;
+pub mod clients;
+pub mod desk;
 pub mod egress;
 pub mod engines;
 pub mod handle;

@@ -16,6 +16,7 @@ pub mod load;
 pub mod mock;
 pub mod models;
 pub mod probes;
+pub mod providers;
 pub mod serve;
 pub mod user;
 

@@ -7,6 +7,11 @@ pub fn now() -> Timestamp {
     Timestamp::now()
 }
 
+/// The wall time now with the server's time zone.
+pub fn local_now() -> jiff::Zoned {
+    jiff::Zoned::now()
+}
+
 /// A moment as a person would say it, in the server's time zone: `Sunday 22 November 2026, 12:05`.
 pub fn spoken(at: Timestamp) -> String {
     at.to_zoned(jiff::tz::TimeZone::system()).strftime("%A %-d %B %Y, %H:%M").to_string()

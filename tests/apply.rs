@@ -23,6 +23,7 @@ on_every_store! {
     pruning_keeps_what_a_reference_names_and_refuses_an_empty_file
     a_dry_run_prints_the_difference_and_writes_nothing
     references_that_lead_nowhere_are_told_together_with_the_other_faults
+    credentials_that_contradict_each_other_are_told_before_anything_is_stored
     a_line_needs_its_company_only_where_the_integrations_name_does_not_tell
     a_workflow_is_read_beside_the_set_up_file_and_stored_as_text
     a_missing_public_url_is_warned_about
@@ -84,6 +85,8 @@ struct Place {
 
 impl Place {
     fn new(base: Base) -> Self {
+        // As the program does: clients of providers are opened, to see whether they could be.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let Base { dir, config: store, key } = base;
         Self { dir, store, key, public_url: Some("https://voice.example.com/") }
     }
@@ -97,7 +100,7 @@ impl Place {
 
     /// Whether it succeeded, and what it printed.
     async fn apply_with(&self, file: &Path, prune: bool, dry_run: bool) -> (bool, String) {
-        let args = Args { file: file.to_owned(), prune, dry_run, no_verify: false };
+        let args = Args { file: file.to_owned(), prune, dry_run, no_verify: true };
         let surroundings =
             Surroundings { store: &self.store, secrets_key: self.key.as_ref(), public_url: self.public_url };
         let lookup = |name: &str| match name {
@@ -285,6 +288,25 @@ async fn references_that_lead_nowhere_are_told_together_with_the_other_faults(ba
         assert!(printed.contains(expected), "{expected}\n{printed}");
     }
     assert!(!place.dir.path().join("data").exists(), "a faulty file creates no store");
+}
+
+async fn credentials_that_contradict_each_other_are_told_before_anything_is_stored(base: Base) {
+    let place = Place::new(base);
+    let trunk = r#"
+        [[company]]
+        name = "Acme"
+        [[integration]]
+        company = "Acme"
+        name = "Trunk"
+        provider = "sip"
+        [integration.sip]
+        user = "acme"
+    "#;
+    let printed = place.refuse(trunk).await;
+    assert!(printed.contains("[[integration]] 1 \"Trunk\": sip.registrar: is missing"), "{printed}");
+    let printed = place.apply(&trunk.replace("user = \"acme\"", "peers = \"192.0.2.1\"")).await;
+    assert!(has(&printed, "created integration Acme / Trunk"), "{printed}");
+    assert!(!printed.contains("/webhooks/"), "a trunk posts nothing\n{printed}");
 }
 
 async fn a_line_needs_its_company_only_where_the_integrations_name_does_not_tell(base: Base) {

@@ -197,7 +197,7 @@ async fn a_killed_service_is_spoken_of_or_noted_and_leaves_nothing_open() {
     assert!(record.faults.iter().any(|fault| fault.starts_with("speech:")), "{:?}", record.faults);
 
     // The caller's socket: torn off while the model thinks.
-    let mut phone = scene.greeted().await;
+    let phone = scene.greeted().await;
     phone.say(&voice()).await;
     sleep(Duration::from_millis(500)).await;
     phone.cut();

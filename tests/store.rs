@@ -2,10 +2,11 @@
 //! must happen once happens once.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use offhook::agent::profile::AgentProfile;
+use offhook::cli::{key, user};
 use offhook::conversation::transcript::{Line, ToolUse, Transcript};
 use offhook::providers;
 use offhook::providers::credentials::Credentials;
@@ -52,7 +53,10 @@ on_every_store! {
     the_ledger_writes_a_call_as_it_goes
     an_offered_call_is_on_disk_before_it_is_answered
     a_crashed_process_leaves_its_calls_closed_at_its_last_sign_of_life
+    a_store_that_stands_still_holds_up_no_call_and_loses_no_record
     secrets_are_sealed_again_with_a_new_key
+    keys_are_made_listed_and_revoked_by_command
+    people_are_added_and_get_passwords_by_command
 }
 
 const SID: &str = "AC00000000000000000000000000000001";
@@ -505,15 +509,15 @@ async fn a_message_is_kept_once_in_its_thread(base: Base) {
         provider_message: Some("SM1"),
         status: "received",
     };
-    let first = store.add_message(incoming.clone()).await.unwrap().unwrap();
-    assert_eq!(store.add_message(incoming.clone()).await.unwrap(), None, "delivered twice, kept once");
+    let first = store.add_message(incoming).await.unwrap().unwrap();
+    assert_eq!(store.add_message(incoming).await.unwrap(), None, "delivered twice, kept once");
     let outgoing = NewMessage {
         direction: Direction::Outbound,
         text: "Until ten.",
         media: &[],
         provider_message: None,
         status: "queued",
-        ..incoming.clone()
+        ..incoming
     };
     let second = store.add_message(outgoing).await.unwrap().unwrap();
     assert!(store.note_sent(acme.company, second, Some("SM2"), &ours, "accepted", None).await.unwrap());
@@ -566,10 +570,17 @@ async fn an_event_that_failed_comes_again_and_is_given_up_in_the_end(base: Base)
     let acme = place(&store, "Acme").await;
     let Receipt::Taken(id) = store.receive(event(&acme, Some("x"))).await.unwrap() else { panic!("it is the first") };
     assert!(store.take_due(10).await.unwrap().is_empty(), "it is being worked on");
+    for attempt in 1..8 {
+        store.failed(id, "the disk is full").await.unwrap();
+        assert!(store.take_due(10).await.unwrap().is_empty(), "not before its time");
+        base.sql("UPDATE inbox SET next_at = 0").await;
+        let due = store.take_due(10).await.unwrap();
+        assert_eq!(due.iter().map(|event| (event.id, event.attempts)).collect::<Vec<_>>(), [(id, attempt + 1)]);
+        assert_eq!(due[0].body, b"CallSid=CA1");
+    }
     store.failed(id, "the disk is full").await.unwrap();
-    assert!(store.take_due(10).await.unwrap().is_empty(), "not before its time");
-    store.done(id).await.unwrap();
-    store.failed(id, "late").await.unwrap();
+    base.sql("UPDATE inbox SET next_at = 0").await;
+    assert!(store.take_due(10).await.unwrap().is_empty(), "it was given up");
     assert_eq!(store.receive(event(&acme, Some("x"))).await.unwrap(), Receipt::Again);
 }
 
@@ -671,8 +682,130 @@ async fn a_crashed_process_leaves_its_calls_closed_at_its_last_sign_of_life(base
     let mut open = open;
     open.close(now(), CallEnd::new(Party::Agent, EndReason::Goodbye));
     ledger.note(open.clone());
+    // A process that says goodbye with a call open is found out, too.
+    let left = record(&acme, "CA3");
+    ledger.note(left.clone());
     task.stop(PATIENCE).await;
     assert_eq!(store.call(acme.company, open.id).await.unwrap().unwrap().end, open.end);
+    assert_eq!(store.bury(&looker).await.unwrap().len(), 1);
+    assert_eq!(store.call(acme.company, left.id).await.unwrap().unwrap().end, Some(CRASHED));
+}
+
+async fn a_store_that_stands_still_holds_up_no_call_and_loses_no_record(base: Base) {
+    let store = base.open().await;
+    let acme = place(&store, "Acme").await;
+    let (ledger, task, _) = Ledger::start(store.clone()).await.unwrap();
+    let stall = base.stall().await;
+    let mut calls: Vec<CallRecord> = (0..300).map(|n| record(&acme, &format!("CA{n}"))).collect();
+    let began = Instant::now();
+    for call in &mut calls {
+        ledger.offer(CallRecord { answered: None, ..call.clone() });
+        for round in 0..10 {
+            call.transcript.lines.push(line(Party::Caller, "hello", round * 1000));
+            ledger.note(call.clone());
+        }
+    }
+    let noted = began.elapsed();
+    assert!(noted < Duration::from_secs(1), "3300 notes took {noted:?}");
+    assert!(!ledger.flush(Duration::from_millis(100)).await, "nothing can be on disk");
+    assert!(began.elapsed() < noted + Duration::from_millis(300), "and nobody waits longer than they said");
+    assert!(ledger.waiting() >= calls.len() - 128, "what is not being tried waits: {}", ledger.waiting());
+    stall.end().await;
+    let began = Instant::now();
+    assert!(ledger.flush(PATIENCE).await);
+    println!("3300 notes of 300 calls taken in {noted:?}, written in {:?}", began.elapsed());
+    for call in &calls {
+        assert_eq!(store.call(acme.company, call.id).await.unwrap().as_ref(), Some(call));
+    }
+    assert_eq!(ledger.waiting(), 0);
+    task.stop(PATIENCE).await;
+}
+
+/// What a command printed.
+fn printed(out: Vec<u8>) -> String {
+    String::from_utf8(out).unwrap()
+}
+
+async fn keys_are_made_listed_and_revoked_by_command(base: Base) {
+    let store = base.open().await;
+    let run = async |command: key::Command| {
+        let mut out = Vec::new();
+        key::key(command, &store, &mut out).await.map(|_| printed(out)).map_err(|error| format!("{error:#}"))
+    };
+    let create = |name: &str| key::Command::Create { name: name.into(), company: None, role: Role::Viewer };
+    assert!(run(create("ci")).await.unwrap_err().contains("no company yet"));
+    let acme = place(&store, "Acme").await;
+    let made = run(create("ci")).await.unwrap();
+    let text = made.lines().next().unwrap().to_owned();
+    assert_eq!(store.key(&text).await.unwrap().unwrap().role, Role::Viewer);
+    let listed = run(key::Command::List { company: None }).await.unwrap();
+    assert!(listed.contains("\"ci\"") && listed.contains("last used") && !listed.contains(&text), "{listed}");
+    let prefix = text[..10].to_owned();
+    let revoke = key::Command::Revoke { key: prefix, company: Some("Acme".into()) };
+    run(revoke.clone()).await.unwrap();
+    assert!(store.key(&text).await.unwrap().is_none());
+    assert!(run(revoke).await.unwrap_err().contains("not revoked"));
+    place(&store, "Other").await;
+    assert!(run(create("ci")).await.unwrap_err().contains("--company"));
+    let rotated = run(key::Command::RotateSecrets).await.unwrap();
+    assert!(rotated.contains("4 sealed values"), "{rotated}");
+    let log = store.audit_log(acme.company, Part::default()).await.unwrap();
+    let actions: Vec<_> = log.items.iter().map(|entry| entry.action.as_str()).collect();
+    assert_eq!(actions, ["key.revoked", "key.created"]);
+}
+
+async fn people_are_added_and_get_passwords_by_command(base: Base) {
+    let store = base.open().await;
+    let acme = place(&store, "Acme").await;
+    let run = async |command: user::Command, input: &str| {
+        let mut out = Vec::new();
+        let done = user::user(command, &store, &mut input.as_bytes(), &mut out).await;
+        done.map(|_| printed(out)).map_err(|error| format!("{error:#}"))
+    };
+    let add = |email: &str| user::Command::Add {
+        email: email.into(),
+        name: "Anna".into(),
+        company: None,
+        role: Role::Operator,
+    };
+    assert!(run(add("anna"), "correct horse\n").await.unwrap_err().contains("no e-mail"));
+    assert!(run(add("anna@acme.example"), "short\n").await.unwrap_err().contains("at least 10"));
+    run(add("anna@acme.example"), "correct horse\n").await.unwrap();
+    let known =
+        async |password: &str| store.log_in("anna@acme.example", &password.to_owned().into()).await.unwrap().is_some();
+    assert!(known("correct horse").await);
+    let listed = run(user::Command::List { company: None }, "").await.unwrap();
+    assert!(listed.contains("anna@acme.example") && listed.contains("operator"), "{listed}");
+    run(user::Command::Passwd { email: "anna@acme.example".into() }, "battery staple\r\n").await.unwrap();
+    assert!(known("battery staple").await && !known("correct horse").await);
+    let nobody = user::Command::Passwd { email: "nobody@acme.example".into() };
+    assert!(run(nobody, "battery staple\n").await.unwrap_err().contains("no user"));
+    assert_eq!(store.audit_log(acme.company, Part::default()).await.unwrap().items.len(), 1);
+}
+
+#[tokio::test]
+async fn a_rotation_that_was_cut_off_is_finished_by_the_next_start() {
+    let base = Base::sqlite();
+    let store = base.open().await;
+    let acme = place(&store, "Acme").await;
+    let (key, next) = ["key", "key.next"].map(|end| base.dir.path().join(format!("data/offhook.db.{end}"))).into();
+    let old = std::fs::read(&key).unwrap();
+    store.rotate_secrets().await.unwrap();
+    store.close().await;
+    // As after the commit, and before the new key took the old one's place.
+    std::fs::rename(&key, &next).unwrap();
+    std::fs::write(&key, &old).unwrap();
+    let store = base.open().await;
+    let (credentials, _) = store.integration_secrets(acme.company, acme.integration).await.unwrap().unwrap();
+    assert_eq!(credentials.text("auth_token"), TOKEN);
+    assert!(!next.exists() && std::fs::read(&key).unwrap() != old);
+    store.close().await;
+
+    // As before the commit: the next key opens nothing, and the old one goes on.
+    let good = std::fs::read(&key).unwrap();
+    std::fs::write(&next, &old).unwrap();
+    base.open().await;
+    assert_eq!(std::fs::read(&key).unwrap(), good);
 }
 
 async fn secrets_are_sealed_again_with_a_new_key(base: Base) {

@@ -2,7 +2,6 @@
 //! espeak-ng on the spot, limited to the telephone band; without espeak-ng these tests say that they were skipped.
 #![cfg(feature = "whisper")]
 
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -168,53 +167,6 @@ async fn callers_of_a_front_desk_are_understood() {
     let clips = PHRASES.len() as f32;
     println!("{:.1} % of {all} words wrong", 100.0 * wrong as f32 / all as f32);
     println!("{:.0} ms of a core for a clip of {:.1} s", spent as f32 / clips, length as f32 / RATE / clips);
-    assert!(wrong * 10 <= all, "{wrong} of {all} words wrong");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn callers_of_the_shipped_fixtures_are_understood() {
-    #[derive(serde::Deserialize)]
-    struct Call {
-        turn: Vec<Turn>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Turn {
-        file: String,
-        text: String,
-    }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("audio-fixtures");
-    let Ok(entries) = std::fs::read_dir(&folder) else {
-        eprintln!("skipped: no audio-fixtures");
-        return;
-    };
-    let mut calls: Vec<_> = entries.map(|entry| entry.expect("readable").path()).collect();
-    calls.retain(|path| path.join("call.toml").is_file());
-    calls.sort();
-    let engine = load(&one_worker());
-    let mut session = engine.open(english());
-    let (mut wrong, mut all, mut number) = (0, 0, 0);
-    for call in calls {
-        let text = std::fs::read_to_string(call.join("call.toml")).expect("readable");
-        let Ok(script) = toml::from_str::<Call>(&text) else {
-            println!("no turns with texts in {}", call.display());
-            continue;
-        };
-        for turn in script.turn {
-            let mut wav = hound::WavReader::open(call.join(&turn.file)).expect("a WAV file");
-            let rate = wav.spec().sample_rate as f32;
-            let samples: Vec<f32> = wav.samples::<i16>().map(|s| f32::from(s.expect("16 bit"))).collect();
-            number += 1;
-            // As in a call: 300 ms from before the speech, and the 80 ms of silence after which a take is asked for.
-            let mut audio = vec![0; 4800];
-            audio.extend(resampled(&samples, rate));
-            audio.extend([0; 1280]);
-            let (text, _) = transcribe(&mut session, number, &audio).await;
-            let (errors, said) = word_errors(&turn.text, &text);
-            println!("{errors} of {said} wrong: {:?} -> {text:?}", turn.text);
-            (wrong, all) = (wrong + errors, all + said);
-        }
-    }
-    println!("{:.1} % of {all} words wrong", 100.0 * wrong as f32 / all.max(1) as f32);
     assert!(wrong * 10 <= all, "{wrong} of {all} words wrong");
 }
 

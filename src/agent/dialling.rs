@@ -7,35 +7,55 @@ use jiff::tz::TimeZone;
 use phonenumber::Type;
 use phonenumber::metadata::DATABASE;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::telephony::PhoneNumber;
 
-/// What a company allows (`[company.outbound]` in the set-up file); the defaults are `[limits.outbound]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Limits that a company sets on itself; read live, also by calls that run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct OutboundRules {
-    /// ISO 3166 codes, such as `UA`; `*` = every country. Empty: the country of the line that calls.
+pub struct CompanySettings {
+    /// ISO 3166-1 alpha-2, upper case (`UA`): countries that agents may dial and write to; `*` = all. Empty: only that of
+    /// the line that calls.
     pub allowed_countries: Vec<String>,
-    /// Calls that agents and API of one company may begin in 60 minutes; 0 = none.
-    pub calls_per_hour: u32,
-    /// Messages likewise.
-    pub messages_per_hour: u32,
-    /// When nobody is called or written to by an agent: `21:00-08:00` in `time_zone`. Empty: never quiet.
-    pub quiet_hours: String,
-    /// IANA name, such as `Europe/Kyiv`.
+    /// No call and no message is started in these hours; `None`: at any time.
+    pub quiet_hours: Option<QuietHours>,
+    pub caps: Caps,
+}
+
+/// From one minute of the day to another, in the company's time zone; over midnight where `from` is the later one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuietHours {
+    /// `21:00`.
+    pub from: String,
+    pub to: String,
+    /// IANA name: `Europe/Kyiv`.
     pub time_zone: String,
 }
 
-impl Default for OutboundRules {
+/// What agents may start in an hour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Caps {
+    pub calls_per_hour: u32,
+    /// To one number.
+    pub calls_per_number_per_hour: u32,
+    pub messages_per_hour: u32,
+}
+
+impl Default for Caps {
+    /// Enough for a front desk; a campaign asks for more.
     fn default() -> Self {
-        Self {
-            allowed_countries: Vec::new(),
-            calls_per_hour: 30,
-            messages_per_hour: 60,
-            quiet_hours: String::new(),
-            time_zone: "UTC".into(),
-        }
+        Self { calls_per_hour: 60, calls_per_number_per_hour: 3, messages_per_hour: 60 }
     }
+}
+
+/// What was started in the last 60 minutes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    pub all: u64,
+    pub to_this_number: u64,
 }
 
 /// What is about to be done.
@@ -64,8 +84,8 @@ pub enum OutboundRefusal {
     Ourselves,
 }
 
-impl OutboundRules {
-    /// What is wrong with the rules: the key, the problem and the cure.
+impl CompanySettings {
+    /// What is wrong: the key, the problem and the cure.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for country in &self.allowed_countries {
@@ -73,45 +93,47 @@ impl OutboundRules {
                 faults.push(format!("allowed_countries: {country:?} is no ISO 3166 code; write UA, PL, US or *"));
             }
         }
-        if !self.quiet_hours.is_empty() && parse_hours(&self.quiet_hours).is_none() {
-            faults.push(format!("quiet_hours: {:?} is no span; write 21:00-08:00", self.quiet_hours));
-        }
-        if TimeZone::get(&self.time_zone).is_err() {
-            faults
-                .push(format!("time_zone: {:?} is not known; write an IANA name such as Europe/Kyiv", self.time_zone));
+        if let Some(quiet) = &self.quiet_hours {
+            for (key, text) in [("from", &quiet.from), ("to", &quiet.to)] {
+                if time_of_day(text).is_none() {
+                    faults.push(format!("quiet_hours.{key}: {text:?} is no time of day; write 21:00"));
+                }
+            }
+            if TimeZone::get(&quiet.time_zone).is_err() {
+                let problem = format!("{:?} is not known; write an IANA name such as Europe/Kyiv", quiet.time_zone);
+                faults.push(format!("quiet_hours.time_zone: {problem}"));
+            }
         }
         faults
     }
 
-    /// Whether `to` may be called or written to from `line`, of which there were `done` in the last 60 minutes.
-    /// Gives the number in its plain form: `+` and digits.
+    /// Whether `to` may be called or written to from `line`. Gives the number in its plain form: `+` and digits.
     pub fn check(
         &self,
         deed: Deed,
         to: &PhoneNumber,
         line: &str,
         now: &Zoned,
-        done: u32,
+        done: Done,
     ) -> Result<PhoneNumber, OutboundRefusal> {
         let number = plain(to)?;
         if number.as_str() == line {
             return Err(OutboundRefusal::Ourselves);
         }
         self.check_country(&number, line)?;
-        if let Some((from, until)) = parse_hours(&self.quiet_hours) {
-            let zone = TimeZone::get(&self.time_zone).unwrap_or(TimeZone::UTC);
-            let time = now.with_time_zone(zone).time();
-            let quiet = if from <= until { from <= time && time < until } else { time >= from || time < until };
-            if quiet {
-                return Err(OutboundRefusal::Quiet(self.quiet_hours.clone()));
-            }
+        if let Some(quiet) = self.quiet_hours.as_ref().filter(|quiet| quiet.holds(now)) {
+            return Err(OutboundRefusal::Quiet(format!("{} to {}", quiet.from, quiet.to)));
         }
         let (limit, what) = match deed {
-            Deed::Call => (self.calls_per_hour, "calls"),
-            Deed::Message => (self.messages_per_hour, "messages"),
+            Deed::Call => (self.caps.calls_per_hour, "calls"),
+            Deed::Message => (self.caps.messages_per_hour, "messages"),
         };
-        if done >= limit {
+        if done.all >= u64::from(limit) {
             return Err(OutboundRefusal::TooMany { limit, what });
+        }
+        let limit = self.caps.calls_per_number_per_hour;
+        if deed == Deed::Call && done.to_this_number >= u64::from(limit) {
+            return Err(OutboundRefusal::TooMany { limit, what: "calls to this number" });
         }
         Ok(number)
     }
@@ -128,6 +150,15 @@ impl OutboundRules {
         }
         let country = theirs.unwrap_or_else(|| "that country".into());
         Err(OutboundRefusal::Country { country, allowed: allowed.join(", ") })
+    }
+}
+
+impl QuietHours {
+    fn holds(&self, now: &Zoned) -> bool {
+        let (Some(from), Some(to)) = (time_of_day(&self.from), time_of_day(&self.to)) else { return false };
+        let zone = TimeZone::get(&self.time_zone).unwrap_or(TimeZone::UTC);
+        let time = now.with_time_zone(zone).time();
+        if from <= to { from <= time && time < to } else { time >= from || time < to }
     }
 }
 
@@ -173,13 +204,9 @@ const EMERGENCY: [&str; 19] = [
     "119", "061", "1122",
 ];
 
-fn parse_hours(text: &str) -> Option<(Time, Time)> {
-    let (from, until) = text.split_once('-')?;
-    let time = |text: &str| {
-        let (hours, minutes) = text.trim().split_once(':')?;
-        Time::new(hours.parse().ok()?, minutes.parse().ok()?, 0, 0).ok()
-    };
-    Some((time(from)?, time(until)?)).filter(|(from, until)| from != until)
+fn time_of_day(text: &str) -> Option<Time> {
+    let (hours, minutes) = text.trim().split_once(':')?;
+    Time::new(hours.parse().ok()?, minutes.parse().ok()?, 0, 0).ok()
 }
 
 #[cfg(test)]
@@ -192,13 +219,15 @@ mod tests {
         "2026-03-02T12:00:00+00:00[UTC]".parse().expect("a time")
     }
 
-    fn check(rules: &OutboundRules, to: &str) -> Result<String, OutboundRefusal> {
-        rules.check(Deed::Call, &PhoneNumber::new(to), LINE, &noon(), 0).map(|number| number.as_str().to_owned())
+    fn check(rules: &CompanySettings, to: &str) -> Result<String, OutboundRefusal> {
+        rules
+            .check(Deed::Call, &PhoneNumber::new(to), LINE, &noon(), Done::default())
+            .map(|number| number.as_str().to_owned())
     }
 
     #[test]
     fn a_number_is_taken_in_e164_however_it_is_spaced() {
-        let rules = OutboundRules::default();
+        let rules = CompanySettings::default();
         assert_eq!(check(&rules, "+380 (50) 123-45-67").as_deref(), Ok("+380501234567"));
         for bad in ["", "0501234567", "380501234567", "+38050", "+3805012345678901", "+38050abc4567", "+0501234567"] {
             assert!(matches!(check(&rules, bad), Err(OutboundRefusal::NotE164(_))), "{bad}");
@@ -208,65 +237,66 @@ mod tests {
 
     #[test]
     fn emergency_and_premium_numbers_are_refused_with_or_without_a_country_code() {
-        let everywhere = OutboundRules { allowed_countries: vec!["*".into()], ..OutboundRules::default() };
+        let everywhere = CompanySettings { allowed_countries: vec!["*".into()], ..CompanySettings::default() };
         for number in ["112", "911", "+911", "101", "103", "+380112"] {
             let error = check(&everywhere, number).unwrap_err();
             assert!(matches!(error, OutboundRefusal::Emergency | OutboundRefusal::NotE164(_)), "{number}: {error}");
         }
         assert_eq!(check(&everywhere, "911"), Err(OutboundRefusal::Emergency));
-        for premium in ["+380900123456", "+19002345678", "+449098790123"] {
+        for premium in ["+380900234567", "+19002345678", "+449098790123"] {
             assert_eq!(check(&everywhere, premium), Err(OutboundRefusal::Premium), "{premium}");
         }
     }
 
     #[test]
     fn without_a_list_a_line_calls_its_own_country_only() {
-        let rules = OutboundRules::default();
+        let rules = CompanySettings::default();
         assert!(check(&rules, "+380671112233").is_ok());
         let error = check(&rules, "+48221234567").unwrap_err();
         assert_eq!(error.to_string(), "numbers in PL are not allowed for this company (allowed: UA)");
-        let two = OutboundRules { allowed_countries: vec!["PL".into(), "US".into()], ..OutboundRules::default() };
+        let two = CompanySettings { allowed_countries: vec!["PL".into(), "US".into()], ..CompanySettings::default() };
         assert!(check(&two, "+48221234567").is_ok());
         assert!(check(&two, "+15550002222").is_ok(), "of the North American plan, the largest country");
         assert!(check(&two, "+380671112233").is_err());
-        let call = |line| rules.check(Deed::Call, &PhoneNumber::new("+48221234567"), line, &noon(), 0);
+        let call = |line| rules.check(Deed::Call, &PhoneNumber::new("+48221234567"), line, &noon(), Done::default());
         assert!(call("acme_concierge").is_ok(), "a SIP login has no country");
     }
 
     #[test]
     fn quiet_hours_are_kept_in_the_companys_zone_also_over_midnight() {
-        let rules = |hours: &str, zone: &str| OutboundRules {
-            quiet_hours: hours.into(),
-            time_zone: zone.into(),
-            ..OutboundRules::default()
+        let refused = |from: &str, to: &str, time_zone: &str| {
+            let quiet = QuietHours { from: from.into(), to: to.into(), time_zone: time_zone.into() };
+            check(&CompanySettings { quiet_hours: Some(quiet), ..CompanySettings::default() }, "+380671112233").is_err()
         };
-        let refused = |hours: &str, zone: &str| check(&rules(hours, zone), "+380671112233").is_err();
-        assert!(refused("11:00-13:00", "UTC"));
-        assert!(!refused("11:00-12:00", "UTC"));
-        assert!(refused("12:00-12:01", "UTC"));
-        assert!(refused("21:00-13:00", "UTC"), "over midnight");
-        assert!(!refused("21:00-08:00", "UTC"));
-        assert!(refused("14:00-15:00", "Europe/Kyiv"), "noon in UTC is 14:00 in Kyiv in winter");
+        assert!(refused("11:00", "13:00", "UTC"));
+        assert!(!refused("11:00", "12:00", "UTC"));
+        assert!(refused("12:00", "12:01", "UTC"));
+        assert!(refused("21:00", "13:00", "UTC"), "over midnight");
+        assert!(!refused("21:00", "08:00", "UTC"));
+        assert!(refused("14:00", "15:00", "Europe/Kyiv"), "noon in UTC is 14:00 in Kyiv in winter");
     }
 
     #[test]
-    fn caps_count_calls_and_messages_apart() {
-        let rules = OutboundRules { calls_per_hour: 2, messages_per_hour: 3, ..OutboundRules::default() };
-        let check = |deed, done| rules.check(deed, &PhoneNumber::new("+380671112233"), LINE, &noon(), done);
-        assert!(check(Deed::Call, 1).is_ok());
-        assert_eq!(check(Deed::Call, 2), Err(OutboundRefusal::TooMany { limit: 2, what: "calls" }));
-        assert!(check(Deed::Message, 2).is_ok());
-        assert_eq!(check(Deed::Message, 3), Err(OutboundRefusal::TooMany { limit: 3, what: "messages" }));
+    fn caps_count_calls_messages_and_one_number_apart() {
+        let caps = Caps { calls_per_hour: 5, calls_per_number_per_hour: 2, messages_per_hour: 3 };
+        let rules = CompanySettings { caps, ..CompanySettings::default() };
+        let check = |deed, all, to_this_number| {
+            rules.check(deed, &PhoneNumber::new("+380671112233"), LINE, &noon(), Done { all, to_this_number })
+        };
+        assert!(check(Deed::Call, 4, 1).is_ok());
+        assert_eq!(check(Deed::Call, 5, 0), Err(OutboundRefusal::TooMany { limit: 5, what: "calls" }));
+        assert_eq!(check(Deed::Call, 4, 2), Err(OutboundRefusal::TooMany { limit: 2, what: "calls to this number" }));
+        assert!(check(Deed::Message, 2, 2).is_ok());
+        assert_eq!(check(Deed::Message, 3, 0), Err(OutboundRefusal::TooMany { limit: 3, what: "messages" }));
     }
 
     #[test]
     fn wrong_rules_are_told_with_the_cure() {
-        assert_eq!(OutboundRules::default().faults(), Vec::<String>::new());
-        let rules = OutboundRules {
+        assert_eq!(CompanySettings::default().faults(), Vec::<String>::new());
+        let rules = CompanySettings {
             allowed_countries: vec!["Ukraine".into()],
-            quiet_hours: "late".into(),
-            time_zone: "Kyiv".into(),
-            ..OutboundRules::default()
+            quiet_hours: Some(QuietHours { from: "late".into(), to: "8:00".into(), time_zone: "Kyiv".into() }),
+            ..CompanySettings::default()
         };
         assert_eq!(rules.faults().len(), 3, "{:?}", rules.faults());
     }

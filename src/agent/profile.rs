@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::conversation::settings::TurnOverrides;
 
 /// One agent. Engine names are checked against the configured engines when a call starts and by `offhook check`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AgentProfile {
     pub name: String,
@@ -32,6 +32,13 @@ pub struct AgentProfile {
     /// Names of the tools it may use.
     #[serde(default)]
     pub tools: Vec<String>,
+    /// Who gets a caller that asks for a person: a number or `sip:` address; empty = nobody, the wish is only noted.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub transfer_to: String,
+    /// Whether the provider is to tell a person from an answering machine on calls that this agent makes. It costs a
+    /// second or two before the agent speaks, and at Twilio a fee.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detect_machine: bool,
     /// Turn-taking settings that differ from the server's.
     #[serde(default)]
     #[schema(value_type = Object)]

@@ -7,6 +7,9 @@ use crate::telephony::{Direction, PhoneNumber};
 /// Longest part of a prompt that a company may write, in characters: it is sent with every turn.
 const MAX_PROMPT_CHARS: usize = 16_000;
 
+/// Longest purpose of a call that we make.
+const MAX_PURPOSE_CHARS: usize = 1_000;
+
 /// What is known of a call when it begins.
 #[derive(Clone, Debug)]
 pub struct CallFacts {
@@ -14,6 +17,8 @@ pub struct CallFacts {
     pub direction: Direction,
     /// The other side's number; empty when it hides.
     pub caller: PhoneNumber,
+    /// Why we dialled; empty on a call that came in.
+    pub purpose: String,
     /// Date, weekday and time where the company is, as a person says them; empty leaves them out.
     pub local_time: String,
 }
@@ -30,9 +35,33 @@ understood and ask whether it is right.
 - Never say that something is done unless a tool has answered that it is. If a tool fails, say so in plain words.
 - When the caller says goodbye, say goodbye and end the call.";
 
+const WRITING: &str = "\
+You answer text messages on a phone: what you write is sent as it stands.
+- Write one to three short plain sentences: no Markdown, no lists, no headings.
+- Never say that something is done unless a tool has answered that it is. If a tool fails, say so in plain words.
+- If nothing needs an answer, such as a bare thank you, write one short friendly line.";
+
+/// The prompt of an agent that writes messages.
+pub fn writing_prompt(profile: &AgentProfile, facts: &CallFacts) -> String {
+    compose(profile, facts, "who answers the text messages", WRITING, "This conversation", "they wrote to you")
+}
+
 /// The whole prompt. The caller's number is data, not an instruction, and stands as such.
 pub fn system_prompt(profile: &AgentProfile, facts: &CallFacts) -> String {
-    let mut prompt = format!("You are \"{}\", who answers the phone", one_line(&profile.name));
+    let began = match facts.direction {
+        Direction::Inbound => "the caller rang you",
+        Direction::Outbound => "you rang them",
+    };
+    let mut prompt = compose(profile, facts, "who answers the phone", MANNERS, "This call", began);
+    let purpose: String = facts.purpose.trim().chars().take(MAX_PURPOSE_CHARS).collect();
+    if !purpose.is_empty() {
+        prompt.push_str(&format!("\nWhy you rang: {purpose}"));
+    }
+    prompt
+}
+
+fn compose(profile: &AgentProfile, facts: &CallFacts, role: &str, manners: &str, what: &str, began: &str) -> String {
+    let mut prompt = format!("You are \"{}\", {role}", one_line(&profile.name));
     if !facts.company.is_empty() {
         prompt.push_str(&format!(" for {}", one_line(&facts.company)));
     }
@@ -40,17 +69,13 @@ pub fn system_prompt(profile: &AgentProfile, facts: &CallFacts) -> String {
         ". Speak {}, unless the caller asks for another language.\n\n",
         language_name(&profile.language)
     ));
-    prompt.push_str(MANNERS);
+    prompt.push_str(manners);
     let own: String = profile.prompt.trim().chars().take(MAX_PROMPT_CHARS).collect();
     if !own.is_empty() {
         prompt.push_str("\n\n");
         prompt.push_str(&own);
     }
-    prompt.push_str("\n\nThis call: ");
-    prompt.push_str(match facts.direction {
-        Direction::Inbound => "the caller rang you",
-        Direction::Outbound => "you rang them",
-    });
+    prompt.push_str(&format!("\n\n{what}: {began}"));
     match facts.caller.as_str() {
         "" => prompt.push_str("; their number is hidden."),
         number => prompt.push_str(&format!("; their number is {}.", one_line(number))),
@@ -95,6 +120,7 @@ mod tests {
             company: "Oak Garden".into(),
             direction: Direction::Inbound,
             caller: PhoneNumber::new(caller),
+            purpose: String::new(),
             local_time: "Friday, the third of July, half past two in the afternoon".into(),
         }
     }
@@ -116,6 +142,22 @@ mod tests {
         ] {
             assert!(prompt.contains(part), "{part:?} is missing in {prompt}");
         }
+    }
+
+    #[test]
+    fn a_call_that_we_make_says_why() {
+        let dialled = CallFacts {
+            direction: Direction::Outbound,
+            purpose: "Ask whether Friday at seven still holds.".into(),
+            ..facts("+15550001111")
+        };
+        let prompt = system_prompt(&profile("name = \"A\""), &dialled);
+        assert!(
+            prompt.contains("you rang them")
+                && prompt.ends_with("Why you rang: Ask whether Friday at seven still holds.")
+        );
+        let writing = writing_prompt(&profile("name = \"A\""), &facts("+15550001111"));
+        assert!(writing.contains("text messages") && !writing.contains("spoken aloud"));
     }
 
     #[test]

@@ -371,7 +371,11 @@ impl Call {
                     Some(CallEffect::Remember { key, value }) => {
                         drop(record.remembered.insert(key.clone(), value.clone()))
                     }
-                    Some(CallEffect::Handover { to }) => record.handover = Some(to.clone()),
+                    Some(CallEffect::Handover { to }) => {
+                        record.handover = Some(to.clone());
+                        // The provider connects the person when our side of the call is over.
+                        end |= !self.setup.agent.transfer_to.is_empty();
+                    }
                     None => {}
                 }
             }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::call::record::CallRecord;
 use crate::media::frame::SampleRate;
@@ -280,21 +280,20 @@ fn replace(folder: &Path, json: &[u8]) -> std::io::Result<()> {
     std::fs::rename(beside, folder.join("record.json"))
 }
 
-/// Closes the record in a call's folder that a process left open when it died.
-pub fn close_record(config: &RecordingConfig, call: CallId, at: Timestamp, end: CallEnd) {
+/// The record in a call's folder, which a process left behind when it died: closed, unless the process had just done
+/// that itself. It may know more than the store, which is written a moment later.
+pub fn close_record(config: &RecordingConfig, call: CallId, at: Timestamp, end: CallEnd) -> Option<CallRecord> {
     let folder = config.dir.join(call.to_string());
-    let closed = || -> anyhow::Result<()> {
+    let closed = || -> anyhow::Result<CallRecord> {
         let mut record: CallRecord = serde_json::from_slice(&std::fs::read(folder.join("record.json"))?)?;
         if record.ended.is_none() {
             record.close(at, end);
             replace(&folder, &serde_json::to_vec_pretty(&record)?)?;
         }
-        Ok(())
+        Ok(record)
     };
-    if let Err(error) = closed() {
-        // The store has the record; the folder is for people.
-        warn!(%call, %error, "the record in the call's folder stays open");
-    }
+    // Another host's call, or one whose audio had not come, has no folder here.
+    closed().inspect_err(|error| debug!(%call, %error, "no record in the call's folder")).ok()
 }
 
 #[cfg(test)]

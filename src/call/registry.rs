@@ -1,8 +1,9 @@
 //! The calls that are running: starting one, finding one, draining them all.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -18,6 +19,7 @@ use uuid::Uuid;
 use crate::agent::memory::Memory;
 use crate::agent::profile::AgentProfile;
 use crate::agent::prompt::{self, CallFacts};
+use crate::agent::tools::telephone::{self, Telephone};
 use crate::agent::tools::{ToolBox, ToolRegistry};
 use crate::call::actor::{Call, Parts};
 use crate::call::engines::Engines;
@@ -27,6 +29,7 @@ use crate::call::recorder::Archive;
 use crate::clock;
 use crate::conversation::settings::TurnSettings;
 use crate::media::vad::Detector;
+use crate::speech::llm::LanguageModel;
 use crate::store::ledger::Ledger;
 use crate::telephony::{CallEnd, CallId, Direction, EndReason, Party, PhoneNumber};
 use crate::transport::leg::Leg;
@@ -96,6 +99,28 @@ pub struct Calls {
     inner: Arc<Inner>,
 }
 
+/// Who gives agents the telephone of their company.
+pub trait Exchange: Send + Sync {
+    fn telephone(self: Arc<Self>, company: Uuid) -> Option<Arc<dyn Telephone>>;
+}
+
+/// A call that is over, as far as its provider may ask about it.
+#[derive(Clone, Debug)]
+pub struct Over {
+    pub integration: Uuid,
+    pub line: String,
+    pub agent: Arc<AgentProfile>,
+    pub end: CallEnd,
+    /// The caller asked for a person.
+    pub handover: bool,
+}
+
+/// The last calls that are over, the oldest first.
+type LastCalls = Mutex<VecDeque<(CallId, Over)>>;
+
+/// A provider asks within a second of the end; at 100 calls a second these are ten seconds.
+const LAST_CALLS: usize = 1024;
+
 struct Inner {
     engines: Engines,
     tools: ToolRegistry,
@@ -106,17 +131,27 @@ struct Inner {
     detector: Detector,
     events: CallEvents,
     running: DashMap<CallId, CallHandle>,
+    over: LastCalls,
+    exchange: OnceLock<Weak<dyn Exchange>>,
     draining: AtomicBool,
     drained: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Inner {
-    /// The agent's tools, and those that every call has.
-    fn tool_box(&self, agent: &AgentProfile) -> Result<ToolBox, String> {
+    /// The agent's tools, and those that every call has. Of the telephone's tools, an agent gets those that its
+    /// company's integrations make possible; the others are left out, since integrations come and go.
+    fn tool_box(&self, agent: &AgentProfile, company: Uuid) -> Result<ToolBox, String> {
+        let mut registry = self.tools.clone();
+        let exchange = self.exchange.get().and_then(Weak::upgrade);
+        if let Some(telephone) = exchange.and_then(|exchange| exchange.telephone(company)) {
+            telephone::provision(&telephone, &mut registry);
+        }
         let mut names: Vec<&str> = agent.tools.iter().map(String::as_str).collect();
         names.extend(CALL_TOOLS.iter().filter(|name| !agent.tools.iter().any(|tool| tool == *name)));
-        ToolBox::new(names, &self.tools).map_err(|error| error.to_string())
+        let there: Vec<&str> = registry.names().collect();
+        names.retain(|name| there.contains(name) || !telephone::NAMES.contains(name));
+        ToolBox::new(names, &registry).map_err(|error| error.to_string())
     }
 }
 
@@ -145,6 +180,8 @@ impl Calls {
                 detector,
                 events,
                 running: DashMap::new(),
+                over: Mutex::default(),
+                exchange: OnceLock::new(),
                 draining: AtomicBool::new(false),
                 drained: CancellationToken::new(),
                 tasks: TaskTracker::new(),
@@ -166,8 +203,43 @@ impl Calls {
     /// Whether this agent can take calls: its engines, workflow and tools are there.
     pub fn can_run(&self, agent: &AgentProfile) -> Result<(), String> {
         self.inner.engines.for_agent(agent).map_err(|error| error.to_string())?;
-        self.inner.tool_box(agent)?;
+        self.inner.tool_box(agent, Uuid::nil())?;
         Ok(())
+    }
+
+    /// Where agents get their telephone tools from; said once.
+    pub fn use_exchange(&self, exchange: Weak<dyn Exchange>) {
+        let _ = self.inner.exchange.set(exchange);
+    }
+
+    /// What an agent needs to answer in writing.
+    pub fn writer(
+        &self,
+        agent: &AgentProfile,
+        company: Uuid,
+    ) -> Result<(Arc<dyn LanguageModel>, ToolBox, TurnSettings), Refused> {
+        let refuse = |what: String| {
+            error!(agent = %agent.name, fault = %what, "the agent cannot write");
+            Refused::NotSetUp
+        };
+        let engines = self.inner.engines.for_agent(agent).map_err(|error| refuse(error.to_string()))?;
+        let tools = self.inner.tool_box(agent, company).map_err(refuse)?;
+        Ok((engines.llm, tools, self.inner.settings.with(&agent.turn)))
+    }
+
+    /// The longest that a call of this agent may last, in seconds; four hours where there is no limit.
+    pub fn longest_call_s(&self, agent: &AgentProfile) -> u32 {
+        match self.inner.settings.with(&agent.turn).max_call_ms {
+            0 => 4 * 3600,
+            // The goodbye is part of the call.
+            ms => u32::try_from(ms / 1000).unwrap_or(u32::MAX).saturating_add(30),
+        }
+    }
+
+    /// What became of a call that has just ended.
+    pub fn over(&self, id: CallId) -> Option<Over> {
+        let over = self.inner.over.lock().unwrap_or_else(PoisonError::into_inner);
+        over.iter().rev().find(|(call, _)| *call == id).map(|(_, over)| over.clone())
     }
 
     /// Writes down a call that is about to be answered, and waits a moment for the disk: whoever is told to connect a
@@ -188,7 +260,7 @@ impl Calls {
             Refused::NotSetUp
         };
         let engines = inner.engines.for_agent(&setup.agent).map_err(|error| refuse(error.to_string()))?;
-        let tools = inner.tool_box(&setup.agent).map_err(refuse)?;
+        let tools = inner.tool_box(&setup.agent, setup.company_id).map_err(refuse)?;
         let start = tokio::time::Instant::now().into_std();
         let first = CallRecord { recorded: inner.archive.records_sound(), ..record::answered(&setup) };
         let record = SharedRecord(Arc::new(Mutex::new(first)));
@@ -199,7 +271,11 @@ impl Calls {
         let facts = CallFacts {
             company: setup.company.clone(),
             direction: setup.direction,
-            caller: setup.from.clone(),
+            caller: match setup.direction {
+                Direction::Inbound => setup.from.clone(),
+                Direction::Outbound => setup.to.clone(),
+            },
+            purpose: setup.purpose.clone().unwrap_or_default(),
             local_time: clock::spoken(clock::now()),
         };
         let call = Call::new(Parts {
@@ -225,12 +301,13 @@ impl Calls {
         gauge!("offhook_calls_active").increment(1);
         let span = info_span!("call", call_id = %id, leg = setup.provider);
         let this = self.clone();
-        inner.tasks.spawn(async move { this.supervise(call, record, status, id).await }.instrument(span));
+        inner.tasks.spawn(async move { this.supervise(call, record, status, setup).await }.instrument(span));
         Ok(handle)
     }
 
     /// Runs the call and closes its books, whatever happens in it.
-    async fn supervise(&self, call: Call, record: SharedRecord, status: watch::Sender<CallStatus>, id: CallId) {
+    async fn supervise(&self, call: Call, record: SharedRecord, status: watch::Sender<CallStatus>, setup: CallSetup) {
+        let id = setup.id;
         let end = match AssertUnwindSafe(call.run()).catch_unwind().await {
             Ok(end) => end,
             Err(_) => {
@@ -246,6 +323,15 @@ impl Calls {
                 end
             }
         };
+        let handover = record.lock().handover.is_some();
+        {
+            let mut over = self.inner.over.lock().unwrap_or_else(PoisonError::into_inner);
+            if over.len() == LAST_CALLS {
+                over.pop_front();
+            }
+            let (integration, line, agent) = (setup.integration, setup.line, setup.agent);
+            over.push_back((id, Over { integration, line, agent, end, handover }));
+        }
         self.inner.running.remove(&id);
         gauge!("offhook_calls_active").decrement(1);
         counter!("offhook_call_end_total", "by" => end.by.label(), "reason" => end.reason.label()).increment(1);

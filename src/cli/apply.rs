@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::cli::providers;
 use crate::config::Config;
 use crate::store::setup::{Fault, Setup};
 use crate::store::{Action, ApplyError, ApplyOptions, Diff, Store, StoreConfig, Webhook};
@@ -21,7 +22,7 @@ pub struct Args {
     /// Print the difference and write nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Do not call the providers. This build never does.
+    /// Do not call the providers: credentials are not tried, and webhooks are not written.
     #[arg(long)]
     pub no_verify: bool,
 }
@@ -51,6 +52,7 @@ pub async fn apply(
     out: &mut impl Write,
 ) -> anyhow::Result<ExitCode> {
     let (setup, mut faults) = Setup::read(&args.file, lookup)?;
+    faults.extend(setup.unopenable());
     let options = ApplyOptions { prune: args.prune, dry_run: args.dry_run };
     let preview = options.dry_run || !faults.is_empty();
     let store = if preview {
@@ -73,9 +75,22 @@ pub async fn apply(
         faults.extend(store.unresolved(&setup).await?);
         Err(ApplyError::Faults(faults))
     };
+    let settled = match &applied {
+        Ok(diff) if !args.dry_run => {
+            print(out, diff, args, context.public_url)?;
+            settle(args, &store, diff, context.public_url, out).await
+        }
+        Ok(diff) => print(out, diff, args, context.public_url).map(|()| true).map_err(anyhow::Error::from),
+        Err(_) => Ok(true),
+    };
     store.close().await;
     match applied {
-        Ok(diff) => print(out, &diff, args, context.public_url)?,
+        Ok(_) => {
+            if !settled? {
+                writeln!(out, "The set-up is stored; correct what FAILED and apply the file again.")?;
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Err(ApplyError::Faults(faults)) => {
             report(out, &args.file, &faults)?;
             return Ok(ExitCode::FAILURE);
@@ -119,7 +134,24 @@ fn print(out: &mut impl Write, diff: &Diff, args: &Args, public_url: Option<&str
             "warning: server.public_url is not set; providers must reach this server by it, as in https://voice.example.com"
         )?;
     }
-    writeln!(out, "Providers were not called: credentials and numbers are stored as they were written.")
+    Ok(())
+}
+
+/// Calls the providers of the file's integrations.
+async fn settle(
+    args: &Args,
+    store: &Store,
+    diff: &Diff,
+    public_url: Option<&str>,
+    out: &mut impl Write,
+) -> anyhow::Result<bool> {
+    if args.no_verify {
+        writeln!(out, "Providers were not called: credentials and numbers are stored as they were written.")?;
+        return Ok(true);
+    }
+    let named: Vec<_> = diff.webhooks.iter().filter_map(|webhook| webhook.id).collect();
+    let directory = store.directory().await?;
+    providers::settle(store, &directory, public_url, |integration| named.contains(&integration.id), out).await
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt};
 
+use crate::call::clients::Clients;
+use crate::cli::providers;
 use crate::config::{Config, ConfigError};
 use crate::store::Store;
 
@@ -109,6 +112,31 @@ pub fn store_probe(config: &Config) -> Probe {
     })
 }
 
+/// One probe for each integration in the store: whether its provider takes the credentials. A store that cannot be read
+/// is told of by its own probe.
+pub async fn provider_probes(config: &Config) -> Vec<Probe> {
+    let opened = async {
+        let store = Store::open(&config.store, config.security.secrets_key.as_ref()).await.ok()?;
+        let directory = store.directory().await.ok();
+        store.close().await;
+        directory
+    };
+    let Ok(Some(directory)) = tokio::time::timeout(PROBE_LIMIT, opened).await else { return Vec::new() };
+    let mut integrations: Vec<_> = directory.integrations().cloned().collect();
+    integrations.sort_by_key(|integration| integration.id);
+    let clients = Arc::new(Clients::default());
+    integrations
+        .into_iter()
+        .map(|integration| {
+            let clients = clients.clone();
+            let what = format!("{} {} / {}", integration.provider, integration.company, integration.name);
+            Probe::new(what, async move {
+                providers::verify(&clients, &integration).await.map_err(|problem| Failure::new(problem, ""))
+            })
+        })
+        .collect()
+}
+
 /// `config` is what reading the configuration gave; `engines` makes the probes of what it names.
 pub async fn run(
     _args: Args,
@@ -119,6 +147,7 @@ pub async fn run(
         Ok(config) => {
             let mut probes = vec![store_probe(&config)];
             probes.extend(engines(&config));
+            probes.extend(provider_probes(&config).await);
             let mut lines = vec![CheckLine { what: "configuration".into(), outcome: Ok(String::new()) }];
             lines.extend(check(probes, PROBE_LIMIT).await);
             lines
@@ -166,8 +195,8 @@ mod tests {
         config.store.url = format!("sqlite://{}/offhook.db", dir.path().display());
         let lines = check(vec![store_probe(&config)], PROBE_LIMIT).await;
         assert_eq!(lines[0].outcome, Ok("no line is set up; `offhook apply FILE` adds some".into()));
-        config.store.url = "postgres://h/d".into();
+        config.store.url = "mysql://h/d".into();
         let lines = check(vec![store_probe(&config)], PROBE_LIMIT).await;
-        assert!(lines[0].to_string().contains("not supported yet by this build"), "{}", lines[0]);
+        assert!(lines[0].to_string().contains("must begin with sqlite:// or postgres://"), "{}", lines[0]);
     }
 }

@@ -102,7 +102,7 @@ async fn demonstrate(args: &Args, mut config: Config, fixture: Arc<Fixture>, out
     config.recording.dir = out.join("calls");
     let secret = Uuid::new_v4().simple().to_string();
     let (directory, integration) = set_up(args, &fixture, &secret)?;
-    let app = App::start(config, Arc::new(ArcSwap::from_pointee(directory)), Ledger::none()).await?;
+    let app = App::start(config, Arc::new(ArcSwap::from_pointee(directory)), None, Ledger::none()).await?;
     let (lines_tx, lines) = mpsc::channel(LINES);
     let telling = tokio::spawn(tell(app.calls.events(), lines_tx));
     let way = Way::Webhook {
@@ -162,7 +162,7 @@ fn set_up(args: &Args, fixture: &Fixture, secret: &str) -> anyhow::Result<(Direc
         llm: ModelChoice { engine: llm.into(), ..ModelChoice::default() },
         workflow: Some(workflow),
         tools: vec!["end_call".into(), "remember".into(), "handover".into()],
-        turn: Default::default(),
+        ..AgentProfile::default()
     };
     let id = Uuid::now_v7();
     let values = [("account_sid", ACCOUNT), ("auth_token", secret)];

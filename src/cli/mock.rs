@@ -12,6 +12,7 @@ use crate::mock::binotel::{BinotelConfig, MockBinotel};
 use crate::mock::openai::{MockConfig, MockOpenAi};
 use crate::mock::ringostat::{MockRingostat, RingostatConfig};
 use crate::mock::script::{Delays, Fault, Script};
+use crate::mock::twilio::{self, MockTwilio};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
@@ -41,6 +42,8 @@ pub struct Args {
     /// Be Binotel at this address too (key mock-key, secret mock-secret, company 1000)
     #[arg(long, value_name = "ADDR")]
     pub binotel: Option<SocketAddr>,
+    #[command(flatten)]
+    pub twilio: twilio::Flags,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -80,8 +83,15 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         None => None,
     };
+    let mut twilio = simulated_twilio(&args.twilio).await?;
     tokio::select! {
         ended = mock.wait() => ended.context("the mock has failed")?,
+        ended = async {
+            match &mut twilio {
+                Some(twilio) => twilio.wait().await,
+                None => std::future::pending().await,
+            }
+        } => ended.context("the simulated Twilio has failed")?,
         result = tokio::signal::ctrl_c() => result.context("cannot wait for Ctrl-C")?,
     }
     mock.stop().await;
@@ -91,6 +101,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(mock) = binotel {
         mock.stop().await;
     }
+    if let Some(twilio) = twilio {
+        twilio.stop().await;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -99,4 +112,20 @@ const SIMULATE: &str = r#"POST /simulate/webhook {"url":…}, then POST /simulat
 
 async fn listen(addr: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr}"))
+}
+
+async fn simulated_twilio(flags: &twilio::Flags) -> anyhow::Result<Option<MockTwilio>> {
+    let Some((addr, config)) = flags.config().context("cannot read the simulated caller")? else { return Ok(None) };
+    let listener = listen(addr).await?;
+    let sid = config.account_sid.clone();
+    let numbers: Vec<String> = config.numbers.iter().map(|number| number.number.clone()).collect();
+    let mock = MockTwilio::start(config, listener).context("cannot start the simulated Twilio")?;
+    let base = mock.api_base();
+    println!("twilio: api_base = \"{base}\", account_sid = \"{sid}\", numbers {}", numbers.join(", "));
+    println!("twilio: log at {base}/mock/requests; a call comes in by");
+    let number = numbers.first().map_or("", String::as_str);
+    println!(
+        "  curl {base}/simulate/call -H 'content-type: application/json' -d '{{\"from\":\"+15550002222\",\"to\":\"{number}\"}}'"
+    );
+    Ok(Some(mock))
 }

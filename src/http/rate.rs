@@ -10,6 +10,7 @@ use uuid::Uuid;
 const MINUTE: Duration = Duration::from_secs(60);
 /// Addresses of forgers that are told apart; beyond it the newest share one count.
 const STRANGERS: usize = 4096;
+const CLEAR_EVERY: Duration = Duration::from_secs(1);
 
 /// Exactly so many a minute for each integration, over any 60 seconds. Only integrations that exist are counted, so
 /// that made-up ids take no memory: at most 16 bytes for each webhook of the last minute.
@@ -55,7 +56,14 @@ impl Rates {
 #[derive(Debug)]
 pub struct Strangers {
     per_minute: u32,
-    seen: Mutex<HashMap<IpAddr, (Instant, u32)>>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    counts: HashMap<IpAddr, (Instant, u32)>,
+    /// When old counts were last thrown out: a flood must not pay for that with every request.
+    cleared: Option<Instant>,
 }
 
 impl Strangers {
@@ -67,13 +75,16 @@ impl Strangers {
     pub fn noted(&self, address: Option<IpAddr>, now: Instant) -> bool {
         let mut seen = lock(&self.seen);
         let mut address = address.map_or(UNKNOWN, network);
-        if seen.len() >= STRANGERS && !seen.contains_key(&address) {
-            seen.retain(|_, (since, _)| now.duration_since(*since) < MINUTE);
-            if seen.len() >= STRANGERS {
+        if seen.counts.len() >= STRANGERS && !seen.counts.contains_key(&address) {
+            if seen.cleared.is_none_or(|at| now.duration_since(at) >= CLEAR_EVERY) {
+                seen.cleared = Some(now);
+                seen.counts.retain(|_, (since, _)| now.duration_since(*since) < MINUTE);
+            }
+            if seen.counts.len() >= STRANGERS {
                 address = UNKNOWN;
             }
         }
-        let (since, count) = seen.entry(address).or_insert((now, 0));
+        let (since, count) = seen.counts.entry(address).or_insert((now, 0));
         if now.duration_since(*since) >= MINUTE {
             (*since, *count) = (now, 0);
         }
@@ -83,7 +94,7 @@ impl Strangers {
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        lock(&self.seen).len()
+        lock(&self.seen).counts.len()
     }
 }
 

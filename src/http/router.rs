@@ -23,6 +23,7 @@ use crate::http::api::{self, ApiState};
 use crate::http::config::{ServerUrls, TrustedProxies};
 use crate::http::problem::Problem;
 use crate::http::tokens::MediaTokens;
+use crate::http::webhooks::Door;
 use crate::http::{media_ws, webhooks};
 use crate::store::directory::Directory;
 use crate::transport::leg::Leg;
@@ -68,6 +69,7 @@ pub struct AppState {
     pub tokens: Arc<MediaTokens>,
     pub urls: Arc<ServerUrls>,
     pub proxies: Arc<TrustedProxies>,
+    pub door: Door,
     pub media: TwilioWsConfig,
     /// The text of `/metrics`.
     pub render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
@@ -97,9 +99,9 @@ pub fn with_api(state: AppState, api: ApiState) -> Router {
 fn assemble(state: AppState, api: Option<ApiState>) -> Router {
     // No request is traced with its path: the path of a media websocket is a secret.
     let webhooks = Router::new()
-        .route("/webhooks/twilio/{integration}/voice", post(webhooks::voice))
-        .route("/webhooks/twilio/{integration}/status", post(webhooks::status))
-        .route("/webhooks/twilio/{integration}/stream", post(webhooks::stream))
+        .route("/webhooks/twilio/{integration}/{route}", post(webhooks::twilio))
+        .route("/webhooks/ringostat/{integration}/{secret}", get(webhooks::ringostat).post(webhooks::ringostat))
+        .route("/webhooks/binotel/{integration}/{secret}", post(webhooks::binotel))
         .layer(DefaultBodyLimit::max(WEBHOOK_BODY_BYTES))
         .layer(middleware::from_fn(limit_time));
     Router::new()

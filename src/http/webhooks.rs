@@ -1,238 +1,339 @@
-//! Twilio's webhooks: a call asks what to do, a call or a stream says what became of it. Each is believed only with a
-//! good signature. The voice webhook answers from memory alone: nothing slow happens before the caller is connected.
+//! One door for all webhooks: known integration, then genuine, then within its rate; a question is answered from memory,
+//! an event is on disk before it is thanked for. What a webhook means is the provider's business, what becomes of it the
+//! desk's.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, FromRequest as _, Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use metrics::counter;
+use secrecy::ExposeSecret as _;
+use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
+use crate::call::desk::{AfterCall, Desk, Offer};
 use crate::call::registry::CallSetup;
 use crate::http::problem::Problem;
+use crate::http::rate::{Rates, Strangers};
 use crate::http::router::AppState;
 use crate::http::tokens::PendingCall;
+use crate::providers::provider::{Decision, Event, Provider, Refusal, Webhook, WebhookAnswer, WebhookRequest};
 use crate::providers::twilio::signature;
-use crate::providers::twilio::twiml::{self, ConnectStream, Then};
 use crate::store::directory::Integration;
-use crate::telephony::{CallId, Direction, PhoneNumber};
+use crate::telephony::CallId;
 
-/// Said in Twilio's own voice: no agent and so no language is known.
-const NOT_IN_SERVICE: &str = "The number you have called is not in service. Goodbye.";
+/// Forged requests of one address that are noted in a minute.
+const NOTED_FORGERIES: u32 = 10;
 
-/// `POST /webhooks/twilio/{integration}/voice`: what to do with a call.
-pub(super) async fn voice(
+/// What all webhooks share. Cheap to clone.
+#[derive(Clone)]
+pub struct Door {
+    desk: Desk,
+    rates: Arc<Rates>,
+    strangers: Arc<Strangers>,
+    binotel_allow_any: bool,
+}
+
+impl Door {
+    pub fn new(desk: Desk, webhooks_per_minute: usize, binotel_allow_any: bool) -> Self {
+        Self {
+            desk,
+            rates: Arc::new(Rates::new(webhooks_per_minute)),
+            strangers: Arc::new(Strangers::new(NOTED_FORGERIES)),
+            binotel_allow_any,
+        }
+    }
+
+    pub fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
+    /// Forgets integrations that are gone; called from time to time.
+    pub fn tidy(&self) {
+        let directory = self.desk.directory();
+        self.rates.retain(|id| directory.integration(id).is_some());
+    }
+}
+
+/// `POST /webhooks/twilio/{integration}/{route}`.
+pub(super) async fn twilio(
     State(state): State<AppState>,
-    Path(integration): Path<String>,
+    Path((integration, route)): Path<(String, String)>,
     request: Request,
-) -> Result<Response, Fault> {
-    let form = SignedForm::read(&state, &integration, request).await?;
-    let (from, to) = (form.field("From"), form.field("To"));
-    // On a call that we asked Twilio to make, our own number is the one it comes from.
-    let (direction, ours) = match form.field("Direction") {
-        outbound if outbound.starts_with("outbound") => (Direction::Outbound, from),
-        _ => (Direction::Inbound, to),
-    };
-    let provider_call = form.field("CallSid");
-    if provider_call.is_empty() {
-        return Err(Fault::Malformed);
-    }
-    let integration = &form.integration;
-    let (from, to) = (PhoneNumber::new(from), PhoneNumber::new(to));
-    let Some(line) = state.directory.load().line(integration.id, ours).cloned() else {
-        warn!(integration = %integration.id, %from, %to, "call for a number without a line");
-        count("unknown_number");
-        return Ok(answer(twiml::say_and_hangup(NOT_IN_SERVICE, "en-US")));
-    };
-    if let Err(refused) = state.ready() {
-        warn!(integration = %integration.id, %from, reason = %refused, "call refused");
-        count("refused");
-        return Ok(answer(twiml::reject_busy()));
-    }
-    let id = CallId::new();
-    let setup = CallSetup {
-        id,
-        direction,
-        company: integration.company.clone(),
-        company_id: integration.company_id,
-        integration: integration.id,
-        provider: "twilio",
-        provider_call: provider_call.to_owned(),
-        line: line.number.clone(),
-        from: from.clone(),
-        to: to.clone(),
-        agent: line.agent.clone(),
-        agent_id: Some(line.agent_id),
-        agent_version: Some(line.agent_version),
-        purpose: None,
-    };
-    state.calls.offer(&setup).await;
-    let pending = PendingCall { integration: integration.id, setup };
-    let Ok(token) = state.tokens.mint(pending, Instant::now().into_std()) else {
-        warn!(integration = %integration.id, %from, reason = "too many calls offered at once", "call refused");
-        count("refused");
-        return Ok(answer(twiml::reject_busy()));
-    };
-    let stream_url = state.urls.websocket(&format!("/media/twilio/{}", token.as_str()));
-    let status_url = state.urls.http(&format!("/webhooks/twilio/{}/stream", integration.id));
-    let call_id = id.to_string();
-    let xml = ConnectStream::new(&stream_url, Then::HangUp)
-        .status_callback(&status_url)
-        .parameter("call_id", &call_id)
-        .expect("a UUID is 36 characters")
-        .to_xml();
-    info!(call_id, provider_call, integration = %integration.id, %from, %to, "call offered");
-    count("accepted");
-    Ok(answer(xml))
+) -> Response {
+    receive(&state, "twilio", &integration, None, &route, request).await
 }
 
-/// `POST /webhooks/twilio/{integration}/status`: how a call goes on. Believed and logged; the media socket says the
-/// same sooner.
-pub(super) async fn status(
+/// `GET|POST /webhooks/ringostat/{integration}/{secret}`.
+pub(super) async fn ringostat(
     State(state): State<AppState>,
-    Path(integration): Path<String>,
+    Path((integration, secret)): Path<(String, String)>,
     request: Request,
-) -> Result<StatusCode, Fault> {
-    let form = SignedForm::read(&state, &integration, request).await?;
-    debug!(
-        integration = %form.integration.id,
-        provider_call = form.field("CallSid"),
-        status = form.field("CallStatus"),
-        "call status"
-    );
-    count("accepted");
-    Ok(StatusCode::NO_CONTENT)
+) -> Response {
+    receive(&state, "ringostat", &integration, Some(&secret), "", request).await
 }
 
-/// `POST /webhooks/twilio/{integration}/stream`: how a media stream goes on. Only here does Twilio say why one failed.
-pub(super) async fn stream(
+/// `POST /webhooks/binotel/{integration}/{secret}`.
+pub(super) async fn binotel(
     State(state): State<AppState>,
-    Path(integration): Path<String>,
+    Path((integration, secret)): Path<(String, String)>,
     request: Request,
-) -> Result<StatusCode, Fault> {
-    let form = SignedForm::read(&state, &integration, request).await?;
-    let (integration, provider_call) = (form.integration.id, form.field("CallSid"));
-    match form.field("StreamEvent") {
-        "stream-error" => {
-            let cause = form.field("StreamError");
-            warn!(%integration, provider_call, cause, "twilio reports a stream error");
+) -> Response {
+    receive(&state, "binotel", &integration, Some(&secret), "", request).await
+}
+
+async fn receive(
+    state: &AppState,
+    provider: &'static str,
+    integration: &str,
+    secret: Option<&str>,
+    route: &str,
+    request: Request,
+) -> Response {
+    let count = |result: &'static str| {
+        counter!("offhook_webhook_total", "provider" => provider, "result" => result).increment(1);
+    };
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let client = peer.map(|peer| state.proxies.client(peer, request.headers()));
+    // An integration that is not there, is another provider's, or has another secret: as any path that does not exist.
+    let Some(integration) = known(state, provider, integration, secret) else {
+        count("unknown_integration");
+        return Problem::new(StatusCode::NOT_FOUND).into_response();
+    };
+    let Ok(speaker) = state.door.desk.client(&integration) else {
+        count("not_set_up");
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE).into_response();
+    };
+    let read = read(state, &*speaker, &integration, secret.is_some(), route, client, request).await;
+    let (call, webhook) = match read {
+        Ok(read) => read,
+        Err(fault) => {
+            count(fault.label());
+            return refuse(state, &integration, client, fault);
         }
-        event => debug!(%integration, provider_call, event, "stream status"),
+    };
+    if let Err(wait) = state.door.rates.admit(integration.id, Instant::now().into_std()) {
+        count("limited");
+        return too_many(wait);
     }
-    count("accepted");
-    Ok(StatusCode::NO_CONTENT)
-}
-
-fn answer(xml: String) -> Response {
-    ([(header::CONTENT_TYPE, twiml::CONTENT_TYPE)], xml).into_response()
-}
-
-fn count(result: &'static str) {
-    counter!("offhook_webhook_total", "provider" => "twilio", "result" => result).increment(1);
-}
-
-/// A form that Twilio has signed for one integration.
-struct SignedForm {
-    integration: Arc<Integration>,
-    fields: Vec<(String, String)>,
-}
-
-impl SignedForm {
-    async fn read(state: &AppState, integration: &str, request: Request) -> Result<Self, Fault> {
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
-        let client = peer.map(|peer| state.proxies.client(peer, request.headers()));
-        let read = Self::read_quietly(state, integration, request).await;
-        if let Err(fault) = &read {
-            debug!(client = ?client, fault = fault.label(), "webhook refused");
+    let answer = decide(state, &*speaker, &integration, route, call, &webhook).await;
+    match answer {
+        Ok((result, answer)) => {
+            count(result);
+            said(answer)
         }
-        read
-    }
-
-    /// The cheap checks come first: a stranger's request costs no body and no hash.
-    async fn read_quietly(state: &AppState, integration: &str, request: Request) -> Result<Self, Fault> {
-        let integration = Uuid::try_parse(integration)
-            .ok()
-            .and_then(|id| state.directory.load().integration(id).cloned())
-            .filter(|integration| integration.provider == "twilio")
-            .ok_or(Fault::UnknownIntegration)?;
-        let auth_token = integration.credentials.secret("auth_token").ok_or(Fault::UnknownIntegration)?;
-        let headers = request.headers();
-        let signature = headers.get(signature::HEADER).ok_or(Fault::Unsigned)?;
-        let signature = signature.to_str().map_err(|_| Fault::Forged)?.to_owned();
-        let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
-        let is_form = content_type.is_none_or(|value| {
-            value
-                .split(';')
-                .next()
-                .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
-        });
-        if !is_form {
-            return Err(Fault::NotAForm);
+        Err(error) => {
+            warn!(integration = %integration.id, %error, "an event is refused for now: its provider must come again");
+            count("unavailable");
+            Problem::because(StatusCode::SERVICE_UNAVAILABLE, "The event could not be written down; send it again.")
+                .into_response()
         }
-        let url = state.urls.http(request.uri().path_and_query().map_or("/", |path| path.as_str()));
-        let body = Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Fault::TooLarge,
-            _ => Fault::Malformed,
-        })?;
-        let fields: Vec<(String, String)> = form_urlencoded::parse(&body).into_owned().collect();
-        signature::verify_form(std::slice::from_ref(auth_token), &url, &fields, &signature)
-            .map_err(|_| Fault::Forged)?;
-        let form = Self { integration: integration.clone(), fields };
-        if form.field("AccountSid") != integration.credentials.text("account_sid") {
-            return Err(Fault::WrongAccount);
-        }
-        Ok(form)
-    }
-
-    /// Empty where there is no such field.
-    fn field(&self, name: &str) -> &str {
-        self.fields.iter().find(|(field, _)| field == name).map_or("", |(_, value)| value)
     }
 }
 
-/// Why a webhook was not believed. The label is stable: metrics are keyed by it.
+/// The integration that the path names, if the path is right.
+fn known(state: &AppState, provider: &str, id: &str, secret: Option<&str>) -> Option<Arc<Integration>> {
+    let id = Uuid::try_parse(id).ok()?;
+    let integration = state.directory.load().integration(id).cloned()?;
+    if integration.provider != provider {
+        return None;
+    }
+    if let Some(secret) = secret {
+        let ours = integration.webhook_secret.as_ref()?.expose_secret().as_bytes();
+        if !bool::from(ours.ct_eq(secret.as_bytes())) {
+            return None;
+        }
+    }
+    Some(integration)
+}
+
+/// Why a request is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    UnknownIntegration,
-    Unsigned,
-    Forged,
-    WrongAccount,
+enum Fault {
+    Refused(Refusal),
     TooLarge,
-    NotAForm,
-    Malformed,
+    /// The body did not come.
+    Broken,
 }
 
 impl Fault {
     const fn label(self) -> &'static str {
         match self {
-            Fault::UnknownIntegration => "unknown_integration",
-            Fault::Unsigned => "unsigned",
-            Fault::Forged => "forged",
-            Fault::WrongAccount => "wrong_account",
+            Fault::Refused(refusal) => refusal.label(),
             Fault::TooLarge => "too_large",
-            Fault::NotAForm => "not_a_form",
-            Fault::Malformed => "malformed",
+            Fault::Broken => "malformed",
         }
     }
 }
 
-impl IntoResponse for Fault {
-    fn into_response(self) -> Response {
-        count(self.label());
-        match self {
-            // As for any path that does not exist.
-            Fault::UnknownIntegration => Problem::new(StatusCode::NOT_FOUND),
-            Fault::Unsigned => Problem::because(StatusCode::BAD_REQUEST, "X-Twilio-Signature is missing."),
-            Fault::Forged | Fault::WrongAccount => Problem::new(StatusCode::FORBIDDEN),
-            Fault::TooLarge => Problem::new(StatusCode::PAYLOAD_TOO_LARGE),
-            Fault::NotAForm => Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE),
-            Fault::Malformed => Problem::new(StatusCode::BAD_REQUEST),
-        }
-        .into_response()
+/// Reads a request and lets its provider judge it. Gives the id of a call that we dialled, where its address has one.
+async fn read(
+    state: &AppState,
+    speaker: &dyn Provider,
+    integration: &Integration,
+    secret_path: bool,
+    route: &str,
+    client: Option<IpAddr>,
+    request: Request,
+) -> Result<(Option<CallId>, Webhook), Fault> {
+    let (parts, body) = request.into_parts();
+    let text = |name: header::HeaderName| match parts.headers.get(name) {
+        None => Ok(None),
+        // What is no text is no good signature and no known type.
+        Some(value) => value.to_str().map(|value| Some(value.to_owned())).map_err(|_| Fault::Refused(Refusal::Forged)),
+    };
+    let signature = text(header::HeaderName::from_static(signature::HEADER))?;
+    if integration.provider == "twilio" && signature.is_none() {
+        // A stranger's request costs no body and no hash.
+        return Err(Fault::Refused(Refusal::Unsigned));
     }
+    let content_type = text(header::CONTENT_TYPE)?;
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let url = state.urls.http(path);
+    let query = parts.uri.query().unwrap_or_default().to_owned();
+    let method = parts.method.as_str().to_owned();
+    let body = Bytes::from_request(Request::from_parts(parts, body), state).await.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE { Fault::TooLarge } else { Fault::Broken }
+    })?;
+    let webhook = speaker
+        .read_webhook(&WebhookRequest {
+            route,
+            method: &method,
+            url: &url,
+            query: &query,
+            content_type: content_type.as_deref(),
+            signature: signature.as_deref(),
+            client,
+            any_address: state.door.binotel_allow_any,
+            body: &body,
+        })
+        .map_err(Fault::Refused)?;
+    // Only a signed address is ours; in an unsigned one the query is anybody's.
+    let ours =
+        (!secret_path).then(|| form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "call")).flatten();
+    let call = ours.and_then(|(_, id)| Uuid::try_parse(&id).ok()).map(CallId::from);
+    Ok((call, webhook))
+}
+
+fn refuse(state: &AppState, integration: &Integration, client: Option<IpAddr>, fault: Fault) -> Response {
+    debug!(integration = %integration.id, ?client, fault = fault.label(), "webhook refused");
+    if !state.door.strangers.noted(client, Instant::now().into_std()) {
+        return too_many(std::time::Duration::from_secs(60));
+    }
+    state.door.desk.note_refusal(integration, fault.label(), client);
+    match fault {
+        Fault::TooLarge => Problem::new(StatusCode::PAYLOAD_TOO_LARGE),
+        Fault::Broken | Fault::Refused(Refusal::Malformed) => Problem::new(StatusCode::BAD_REQUEST),
+        Fault::Refused(Refusal::Unsigned) => {
+            Problem::because(StatusCode::BAD_REQUEST, "X-Twilio-Signature is missing.")
+        }
+        Fault::Refused(Refusal::WrongType) => Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        Fault::Refused(Refusal::Forged | Refusal::WrongAccount | Refusal::WrongAddress) => {
+            Problem::new(StatusCode::FORBIDDEN)
+        }
+    }
+    .into_response()
+}
+
+fn too_many(wait: std::time::Duration) -> Response {
+    let mut response = Problem::new(StatusCode::TOO_MANY_REQUESTS).into_response();
+    // Rounded up: who comes a moment too early is refused again.
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    response
+}
+
+/// What the webhook is answered, and the word for the metric.
+async fn decide(
+    state: &AppState,
+    speaker: &dyn Provider,
+    integration: &Arc<Integration>,
+    route: &str,
+    call: Option<CallId>,
+    webhook: &Webhook,
+) -> Result<(&'static str, WebhookAnswer), crate::call::desk::NotTaken> {
+    let desk = &state.door.desk;
+    let event = &webhook.event;
+    match event {
+        Event::CallOffered(news) => {
+            let offer = match state.ready() {
+                // A PBX is told the way of its call also by a server that takes none: the call may be for people.
+                Err(refused) if integration.provider == "twilio" => Offer::Busy(refused),
+                _ => desk.offered(integration, news, call),
+            };
+            Ok(match offer {
+                Offer::Talk(setup) => connect(state, speaker, integration, event, *setup).await,
+                Offer::Route(line) => ("accepted", speaker.answer(event, &Decision::Route { to: &line })),
+                Offer::AsItIs => ("accepted", speaker.answer(event, &Decision::Noted)),
+                Offer::NotInService => {
+                    warn!(integration = %integration.id, from = %news.from, to = %news.to, "call for a number without a line");
+                    ("unknown_number", speaker.answer(event, &Decision::NotInService))
+                }
+                Offer::Busy(refused) => {
+                    warn!(integration = %integration.id, from = %news.from, reason = %refused, "call refused");
+                    ("refused", speaker.answer(event, &Decision::Busy))
+                }
+            })
+        }
+        Event::CallContinues(_) => {
+            let answer = match desk.after(integration, call) {
+                AfterCall::HangUp => speaker.answer(event, &Decision::HangUp),
+                AfterCall::Say { text, language } => {
+                    speaker.answer(event, &Decision::Say { text: &text, language: &language })
+                }
+                AfterCall::Transfer { to, from } => {
+                    info!(integration = %integration.id, "the caller is handed to a person");
+                    speaker.answer(event, &Decision::Transfer { to: &to, from: &from })
+                }
+            };
+            Ok(("accepted", answer))
+        }
+        _ => {
+            let url = format!("/webhooks/{}/{}/{route}", integration.provider, integration.id);
+            desk.take(integration, route, &url, webhook).await?;
+            Ok(("accepted", speaker.answer(event, &Decision::Noted)))
+        }
+    }
+}
+
+/// Mints the token that lets the call's media websocket in.
+async fn connect(
+    state: &AppState,
+    speaker: &dyn Provider,
+    integration: &Integration,
+    event: &Event,
+    setup: CallSetup,
+) -> (&'static str, WebhookAnswer) {
+    let (id, from, to) = (setup.id, setup.from.clone(), setup.to.clone());
+    let provider_call = setup.provider_call.clone();
+    state.calls.offer(&setup).await;
+    let pending = PendingCall { integration: integration.id, setup };
+    let Ok(token) = state.tokens.mint(pending, Instant::now().into_std()) else {
+        warn!(integration = %integration.id, %from, reason = "too many calls offered at once", "call refused");
+        return ("refused", speaker.answer(event, &Decision::Busy));
+    };
+    info!(call_id = %id, provider_call, integration = %integration.id, %from, %to, "call offered");
+    let hook = |route: &str| {
+        state.urls.http(&format!("/webhooks/{}/{}/{route}?call={id}", integration.provider, integration.id))
+    };
+    let answer = speaker.answer(
+        event,
+        &Decision::Talk {
+            stream_url: &state.urls.websocket(&format!("/media/twilio/{}", token.as_str())),
+            status_url: &hook("stream"),
+            after_url: &hook("after"),
+            call_id: &id.to_string(),
+        },
+    );
+    ("accepted", answer)
+}
+
+/// Always 200: to Ringostat anything else is a failure, an empty answer too.
+fn said(answer: WebhookAnswer) -> Response {
+    ([(header::CONTENT_TYPE, answer.content_type)], answer.body).into_response()
 }

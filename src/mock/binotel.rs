@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -59,6 +59,8 @@ pub struct BinotelConfig {
     pub stats_gap: Duration,
     /// How long after a call its recording is there.
     pub recording_after: Duration,
+    /// How long a recording's link is good.
+    pub link_life: Duration,
     /// How long calls really ring and talk here.
     pub ring: Duration,
     pub talk: Duration,
@@ -86,6 +88,7 @@ impl Default for BinotelConfig {
             retries: [1, 5, 30, 120, 480, 1_644].map(|minutes| Duration::from_secs(minutes * 60)).to_vec(),
             stats_gap: Duration::from_secs(3),
             recording_after: Duration::from_secs(120),
+            link_life: Duration::from_secs(15 * 60),
             ring: Duration::from_millis(300),
             talk: Duration::from_secs(1),
         }
@@ -512,7 +515,10 @@ fn stats(shared: &Shared, method: &str, params: &Value) -> Response {
                 call.talk_s > 0 && call.ended.is_some_and(|ended| ended + wait <= clock::now())
             };
             match log.iter().find(|call| call.id.to_string() == id) {
-                Some(call) if ready(call) => one("url", format!("{}/recordings/{id}.wav", shared.base).into()),
+                Some(call) if ready(call) => {
+                    let until = clock::now().as_second() + shared.config.link_life.as_secs() as i64;
+                    one("url", format!("{}/recordings/{id}.wav?until={until}", shared.base).into())
+                }
                 _ => error(104, "No record"),
             }
         }
@@ -596,7 +602,15 @@ async fn transfer(shared: &Shared, id: u64, to: &str) {
     shared.tell("transferredTheCall", id, 1, &pairs).await;
 }
 
-async fn recording(State(shared): State<Arc<Shared>>, Path(call): Path<String>) -> Response {
+#[derive(Deserialize)]
+struct Link {
+    until: i64,
+}
+
+async fn recording(State(shared): State<Arc<Shared>>, Path(call): Path<String>, Query(link): Query<Link>) -> Response {
+    if link.until <= clock::now().as_second() {
+        return StatusCode::FORBIDDEN.into_response();
+    }
     let id: Option<u64> = call.strip_suffix(".wav").and_then(|id| id.parse().ok());
     let known = id.is_some_and(|id| lock(&shared.log).iter().any(|call| call.id == id && call.talk_s > 0));
     if !known {

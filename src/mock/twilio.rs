@@ -663,7 +663,9 @@ impl MockTwilio {
         self.shared.tasks.close();
         let server = async {
             self.shared.tasks.wait().await;
-            let _ = (&mut self.server).await;
+            if !self.server.is_finished() {
+                let _ = (&mut self.server).await;
+            }
         };
         if timeout(DRAIN, server).await.is_err() {
             self.server.abort();

@@ -23,7 +23,7 @@ use self::loose::Loose;
 use self::numbers::to_binotel;
 use self::rest::{Api, Lane};
 use crate::clock;
-use crate::providers::credentials::{Credentials, CredentialsFault, Field, http_url};
+use crate::providers::credentials::{Credentials, CredentialsFault, Field, digits, http_url, milliseconds, token};
 use crate::providers::provider::{
     Account, Answer, CallOutcome, Capabilities, Decision, Dial, Dialled, Event, HistoryPage, HistoryQuery, Kind,
     PastCall, Provider, RecordingLink, Refusal, RemoteLine, Webhook, WebhookAnswer, WebhookRequest,
@@ -295,7 +295,7 @@ impl Binotel {
         };
         found.retain(|call| {
             let place = place(call);
-            place < (start.upper_s, start.id) && place.0 >= floor_s && matches(query, call)
+            place < (start.upper_s, start.id) && place.0 >= floor_s && query.takes(call)
         });
         found.sort_by_key(|call| std::cmp::Reverse(place(call)));
         found.dedup_by(|a, b| a.provider_call == b.provider_call);
@@ -336,7 +336,7 @@ impl Binotel {
             let low = high.saturating_sub(WINDOW_S).max(start.floor_s);
             let params = [("startTime", low.into()), ("stopTime", high.into())];
             let answer = self.api.ask(Lane::Stats, "stats/list-of-calls-for-period", &params).await?;
-            found.extend(calls(&answer).into_iter().filter(|call| matches(query, call)));
+            found.extend(calls(&answer).into_iter().filter(|call| query.takes(call)));
             high = low;
             if found.len() > limit {
                 break;
@@ -447,31 +447,8 @@ fn calls(answer: &Loose) -> Vec<PastCall> {
     rows.iter().filter_map(|(_, row)| events::past_call(row)).filter(|call| !events::is_message(&call.status)).collect()
 }
 
-fn matches(query: &HistoryQuery, call: &PastCall) -> bool {
-    let digits = |number: &PhoneNumber| number.as_str().trim_start_matches('+').to_owned();
-    let of_phone = query.phone.as_ref().is_none_or(|phone| {
-        let phone = digits(phone);
-        digits(&call.from) == phone || digits(&call.to) == phone
-    });
-    let after = query.from.is_none_or(|from| call.started.is_none_or(|started| started >= from));
-    let before = query.to.is_none_or(|to| call.started.is_none_or(|started| started <= to));
-    of_phone && after && before && query.status.is_none_or(|status| status == call.outcome)
-}
-
 fn call_id(text: &str) -> Result<&str, ProviderError> {
     if events::is_id(text) { Ok(text) } else { Err(ProviderError::NotFound { what: "call with this id".into() }) }
-}
-
-fn token(value: &str) -> Result<(), &'static str> {
-    if value.len() <= 512 && value.bytes().all(|byte| byte.is_ascii_graphic()) {
-        Ok(())
-    } else {
-        Err("must be as Binotel sent it, without spaces")
-    }
-}
-
-fn digits(value: &str) -> Result<(), &'static str> {
-    if value.len() <= 20 && value.bytes().all(|byte| byte.is_ascii_digit()) { Ok(()) } else { Err("must be digits") }
 }
 
 fn dial_method(value: &str) -> Result<(), &'static str> {
@@ -493,11 +470,4 @@ fn routes(value: &str) -> Result<(), &'static str> {
 fn allowed_addresses(value: &str) -> Result<(), &'static str> {
     let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
     Allowed::read(items).map(drop).ok_or(ADDRESSES_PROBLEM)
-}
-
-fn milliseconds(value: &str) -> Result<(), &'static str> {
-    match value.parse::<u64>() {
-        Ok(0..=60_000) => Ok(()),
-        _ => Err("must be milliseconds, 60000 at most"),
-    }
 }

@@ -111,3 +111,25 @@ pub fn http_url(value: &str) -> Result<(), &'static str> {
         _ => Err("must be an http or https address without a query, such as https://api.example.com"),
     }
 }
+
+/// For numbers and ids without letters.
+pub fn digits(value: &str) -> Result<(), &'static str> {
+    if value.len() <= 20 && value.bytes().all(|byte| byte.is_ascii_digit()) { Ok(()) } else { Err("must be digits") }
+}
+
+/// For keys that are copied from a cabinet or a letter and travel in headers.
+pub fn token(value: &str) -> Result<(), &'static str> {
+    if value.len() <= 512 && value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err("must be as the provider shows it, without spaces")
+    }
+}
+
+/// For waits between requests.
+pub fn milliseconds(value: &str) -> Result<(), &'static str> {
+    match value.parse::<u64>() {
+        Ok(0..=60_000) => Ok(()),
+        _ => Err("must be milliseconds, 60000 at most"),
+    }
+}

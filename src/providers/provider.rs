@@ -201,6 +201,20 @@ pub struct HistoryQuery {
     pub cursor: Option<String>,
 }
 
+impl HistoryQuery {
+    /// For what a provider cannot filter by itself. A call without a known start is in every period.
+    pub fn takes(&self, call: &PastCall) -> bool {
+        let digits = |number: &PhoneNumber| number.as_str().trim_start_matches('+').to_owned();
+        let of_phone = self.phone.as_ref().is_none_or(|phone| {
+            let phone = digits(phone);
+            digits(&call.from) == phone || digits(&call.to) == phone
+        });
+        let after = self.from.is_none_or(|from| call.started.is_none_or(|started| started >= from));
+        let before = self.to.is_none_or(|to| call.started.is_none_or(|started| started <= to));
+        of_phone && after && before && self.status.is_none_or(|status| status == call.outcome)
+    }
+}
+
 /// Newest first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct HistoryPage {
@@ -316,7 +330,7 @@ pub struct Webhook {
 }
 
 /// What a provider tells or asks.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// What is to be done with this call? Answered at once, from memory.
     CallOffered(CallNews),
@@ -349,7 +363,7 @@ pub enum Event {
 }
 
 /// As much as a webhook says of a call; the rest is empty.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CallNews {
     pub provider_call: Option<String>,
     pub direction: Option<Direction>,
@@ -363,7 +377,7 @@ pub struct CallNews {
     pub at: Option<Timestamp>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum CallState {
     Ringing,
     /// By a SIP login or internal number, where it is known.
@@ -380,7 +394,7 @@ pub enum CallState {
     },
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IncomingMessage {
     pub provider_message: String,
     pub from: PhoneNumber,

@@ -22,14 +22,13 @@ use self::events::{Occasion, Reader};
 use self::parameters::{Names, field};
 use self::rest::{Api, LOG_ROWS, Rows};
 use crate::clock;
-use crate::providers::credentials::{Credentials, CredentialsFault, Field, any, http_url};
+use crate::providers::credentials::{Credentials, CredentialsFault, Field, any, digits, http_url, milliseconds, token};
 use crate::providers::provider::{
     Account, Answer, CallOutcome, Capabilities, Decision, Dial, Dialled, Event, HistoryPage, HistoryQuery, Kind,
     PastCall, Provider, RecordingLink, Refusal, RemoteLine, Webhook, WebhookAnswer, WebhookRequest,
 };
 use crate::providers::rest::ProviderError;
 use crate::providers::sip::{self, SipSettings};
-use crate::telephony::PhoneNumber;
 
 const API: &str = "https://api.ringostat.net";
 const ZONE: &str = "Europe/Kyiv";
@@ -43,6 +42,9 @@ const PAGE_CALLS: usize = 1_000;
 /// History without a beginning goes back so far.
 const HISTORY: SignedDuration = SignedDuration::from_hours(30 * 24);
 const DAY_S: i64 = 24 * 60 * 60;
+/// Shortest and longest window of the log, s: a minute never has [`LOG_ROWS`] calls, and eight days are asked for only
+/// where a day has few.
+const WIDTHS_S: (i64, i64) = (60, 8 * DAY_S);
 
 pub static KIND: Kind = Kind {
     name: "ringostat",
@@ -52,7 +54,7 @@ pub static KIND: Kind = Kind {
             required: true,
             secret: true,
             about: "Auth-key (cabinet, Integration, Ringostat API)",
-            check: header_text,
+            check: token,
         },
         Field {
             name: "project_id",
@@ -295,13 +297,18 @@ impl Ringostat {
             None => {
                 let to = query.to.unwrap_or(now);
                 let floor = query.from.unwrap_or_else(|| to.checked_sub(HISTORY).unwrap_or(Timestamp::MIN));
-                Place { upper_s: to.as_second().saturating_add(1), id: String::new(), floor_s: floor.as_second() }
+                Place {
+                    upper_s: to.as_second().saturating_add(1),
+                    floor_s: floor.as_second(),
+                    width_s: DAY_S,
+                    id: String::new(),
+                }
             }
         };
         let dispositions = query.status.map_or(&[][..], dispositions);
         let mut page: Vec<(i64, PastCall)> = Vec::new();
         let mut listed = BTreeSet::new();
-        let (mut high, mut width) = (start.upper_s, DAY_S);
+        let (mut high, mut width) = (start.upper_s, start.width_s);
         for _ in 0..PAGE_REQUESTS {
             if high < start.floor_s || page.len() > limit {
                 break;
@@ -309,19 +316,19 @@ impl Ringostat {
             let low = high.saturating_sub(width).max(start.floor_s);
             let rows = Rows { from: at(low), to: at(high), dispositions, call: None };
             let part = self.api.log(&rows).await?;
-            if part.listed >= LOG_ROWS && width > 60 {
-                width = (width / 2).max(60);
+            if part.listed >= LOG_ROWS && width > WIDTHS_S.0 {
+                width = (width / 2).max(WIDTHS_S.0);
                 continue;
             }
             if part.listed < LOG_ROWS / 8 {
-                width = width.saturating_mul(2).min(8 * DAY_S);
+                width = (width * 2).min(WIDTHS_S.1);
             }
             for row in part.rows {
                 let began = row.call.started.map_or(low, |started| started.as_second());
                 let id = &row.call.provider_call;
                 let before = (began, id.as_str()) < (start.upper_s, start.id.as_str()) && began >= start.floor_s;
                 // Windows meet in a second that both hold.
-                if before && matches(query, &row.call) && listed.insert(id.clone()) {
+                if before && query.takes(&row.call) && listed.insert(id.clone()) {
                     page.push((began, row.call));
                 }
             }
@@ -330,14 +337,22 @@ impl Ringostat {
         page.sort_by(|(a_s, a), (b_s, b)| (b_s, &b.provider_call).cmp(&(a_s, &a.provider_call)));
         let next = if page.len() > limit {
             page.truncate(limit);
+            let newest = page.first().map_or(high, |(began, _)| *began);
             page.last().map(|(began, call)| Place {
                 upper_s: *began,
-                id: call.provider_call.clone(),
                 floor_s: start.floor_s,
+                // Twice what this page spans should hold the next one.
+                width_s: newest.saturating_sub(*began).saturating_mul(2).clamp(WIDTHS_S.0, WIDTHS_S.1),
+                id: call.provider_call.clone(),
             })
         } else {
             // Nothing newer than `high` is left; what began in that very second was in the window above it.
-            (high >= start.floor_s).then(|| Place { upper_s: high, id: String::new(), floor_s: start.floor_s })
+            (high >= start.floor_s).then(|| Place {
+                upper_s: high,
+                floor_s: start.floor_s,
+                width_s: width,
+                id: String::new(),
+            })
         };
         Ok(HistoryPage {
             calls: page.into_iter().map(|(_, call)| call).collect(),
@@ -437,20 +452,23 @@ impl Provider for Ringostat {
     }
 }
 
-/// Where a page of history ends: calls before (`upper_s`, `id`) and not before `floor_s` are left.
+/// Where a page of history ends: calls before (`upper_s`, `id`) and not before `floor_s` are left; `width_s` is how much
+/// of the log to ask for first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     upper_s: i64,
     floor_s: i64,
+    width_s: i64,
     id: String,
 }
 
 impl Place {
     fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.splitn(3, '~');
+        let mut parts = text.splitn(4, '~');
         let place = Self {
             upper_s: parts.next()?.parse().ok()?,
             floor_s: parts.next()?.parse().ok()?,
+            width_s: parts.next()?.parse::<i64>().ok()?.clamp(WIDTHS_S.0, WIDTHS_S.1),
             id: parts.next()?.to_owned(),
         };
         let known = Timestamp::MIN.as_second()..=Timestamp::MAX.as_second();
@@ -460,7 +478,7 @@ impl Place {
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}~{}~{}", self.upper_s, self.floor_s, self.id)
+        write!(f, "{}~{}~{}~{}", self.upper_s, self.floor_s, self.width_s, self.id)
     }
 }
 
@@ -481,29 +499,6 @@ fn dispositions(outcome: CallOutcome) -> &'static [&'static str] {
     }
 }
 
-fn matches(query: &HistoryQuery, call: &PastCall) -> bool {
-    let digits = |number: &PhoneNumber| number.as_str().trim_start_matches('+').to_owned();
-    let wanted_phone = query.phone.as_ref().is_none_or(|phone| {
-        let phone = digits(phone);
-        digits(&call.from) == phone || digits(&call.to) == phone
-    });
-    let after = query.from.is_none_or(|from| call.started.is_none_or(|started| started >= from));
-    let before = query.to.is_none_or(|to| call.started.is_none_or(|started| started <= to));
-    wanted_phone && after && before && query.status.is_none_or(|status| status == call.outcome)
-}
-
-fn digits(value: &str) -> Result<(), &'static str> {
-    if value.len() <= 15 && value.bytes().all(|byte| byte.is_ascii_digit()) { Ok(()) } else { Err("must be digits") }
-}
-
-fn header_text(value: &str) -> Result<(), &'static str> {
-    if value.len() <= 512 && value.bytes().all(|byte| byte.is_ascii_graphic()) {
-        Ok(())
-    } else {
-        Err("must be the key as the cabinet shows it, without spaces")
-    }
-}
-
 fn callback_method(value: &str) -> Result<(), &'static str> {
     if matches!(value, "external" | "outward_call") { Ok(()) } else { Err("must be external or outward_call") }
 }
@@ -518,13 +513,6 @@ fn callee_type(value: &str) -> Result<(), &'static str> {
 
 fn zero_or_one(value: &str) -> Result<(), &'static str> {
     if matches!(value, "0" | "1") { Ok(()) } else { Err("must be 0 or 1") }
-}
-
-fn milliseconds(value: &str) -> Result<(), &'static str> {
-    match value.parse::<u64>() {
-        Ok(0..=60_000) => Ok(()),
-        _ => Err("must be milliseconds, 60000 at most"),
-    }
 }
 
 #[cfg(test)]
@@ -544,9 +532,10 @@ mod tests {
 
     #[test]
     fn a_cursor_is_read_as_it_was_written_and_a_made_up_one_refused() {
-        let place = Place { upper_s: 1_800_000_000, floor_s: 1_700_000_000, id: "us1_-1800000000.1".into() };
+        let place =
+            Place { upper_s: 1_800_000_000, floor_s: 1_700_000_000, width_s: DAY_S, id: "us1_-1800000000.1~2".into() };
         assert_eq!(Place::parse(&place.to_string()), Some(place));
-        for text in ["", "1", "1~2", "x~1~a", "99999999999999~1~a"] {
+        for text in ["", "1", "1~2", "1~2~3", "x~1~60~a", "99999999999999~1~60~a"] {
             assert_eq!(Place::parse(text), None, "{text}");
         }
     }

@@ -470,7 +470,20 @@ fn differences(old: (&str, &Credentials), new: (&str, &Credentials)) -> Vec<Stri
 
 pub(super) fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec<&'static str> {
     // Taken apart, so that a field that is added to the profile must be added here.
-    let AgentProfile { name, language, greeting, prompt, stt, tts, llm, workflow, tools, turn } = old;
+    let AgentProfile {
+        name,
+        language,
+        greeting,
+        prompt,
+        stt,
+        tts,
+        llm,
+        workflow,
+        tools,
+        transfer_to,
+        detect_machine,
+        turn,
+    } = old;
     [
         ("name", *name != new.name),
         ("language", *language != new.language),
@@ -481,6 +494,8 @@ pub(super) fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec
         ("llm", *llm != new.llm),
         ("workflow", *workflow != new.workflow),
         ("tools", *tools != new.tools),
+        ("transfer_to", *transfer_to != new.transfer_to),
+        ("detect_machine", *detect_machine != new.detect_machine),
         ("turn", *turn != new.turn),
     ]
     .into_iter()

@@ -426,6 +426,27 @@ impl Store {
         tx.commit().await
     }
 
+    /// Writes what a dead process left of a call, unless the store knows more of it.
+    pub async fn put_if_longer(&self, record: &CallRecord) -> Result<bool, StoreError> {
+        let mut tx = self.db.write().await?;
+        let id = record.id.uuid();
+        let known: Option<(i64, i64)> = tx
+            .first(
+                "SELECT (SELECT COUNT(*) FROM call_turn WHERE call_id = $1),
+                     (SELECT COUNT(*) FROM call_tool WHERE call_id = $1)",
+                args![id],
+            )
+            .await?;
+        let (turns, tools) = known.unwrap_or_default();
+        let Transcript { lines, tools: uses } = &record.transcript;
+        let longer = lines.len() as i64 >= turns && uses.len() as i64 >= tools;
+        if longer {
+            put_call(&mut tx, record, None, Written::default()).await?;
+        }
+        tx.commit().await?;
+        Ok(longer)
+    }
+
     /// The call that a provider means by its id.
     pub async fn call_by_alias(
         &self,

@@ -1,53 +1,14 @@
 //! Companies and their settings: what their agents may dial, and when.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sqlx::FromRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub use crate::agent::dialling::{Caps, CompanySettings, QuietHours};
 use crate::store::db::{At, Json, Page, Part, args, json};
 use crate::store::{Store, StoreError};
-
-/// Limits that a company sets on itself; read live, also by calls that run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct CompanySettings {
-    /// ISO 3166-1 alpha-2, upper case: countries that agents may dial and write to. Empty: only those of the company's own
-    /// lines.
-    pub allowed_countries: Vec<String>,
-    /// No call and no message is started in these hours; `None`: at any time.
-    pub quiet_hours: Option<QuietHours>,
-    pub caps: Caps,
-}
-
-/// From one minute of the day to another, in the company's time zone; over midnight where `from` is the later one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct QuietHours {
-    /// `21:00`.
-    pub from: String,
-    pub to: String,
-    /// IANA name: `Europe/Kyiv`.
-    pub time_zone: String,
-}
-
-/// What agents may start in an hour.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Caps {
-    pub calls_per_hour: u32,
-    /// To one number.
-    pub calls_per_number_per_hour: u32,
-    pub messages_per_hour: u32,
-}
-
-impl Default for Caps {
-    /// Enough for a front desk; a campaign asks for more.
-    fn default() -> Self {
-        Self { calls_per_hour: 60, calls_per_number_per_hour: 3, messages_per_hour: 60 }
-    }
-}
 
 #[derive(Clone, Debug, PartialEq, FromRow, Serialize, ToSchema)]
 pub struct Company {

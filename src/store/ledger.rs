@@ -66,6 +66,17 @@ impl Noted {
         let first = self.waiting.get(&record.id).map_or(self.sequence, |(first, _)| *first);
         self.waiting.insert(record.id, (first, record));
     }
+
+    /// Closes calls whose audio never came.
+    fn expire_offers(&mut self, now: Instant) {
+        let late = |(since, _): &(Instant, CallRecord)| now.saturating_duration_since(*since) >= OFFER_LIFE;
+        let late: Vec<CallId> = self.offered.iter().filter(|(_, offer)| late(offer)).map(|(call, _)| *call).collect();
+        for call in late {
+            let Some((_, mut record)) = self.offered.remove(&call) else { continue };
+            record.close(clock::now(), CallEnd::new(Party::Carrier, EndReason::NeverConnected));
+            self.take_in(record);
+        }
+    }
 }
 
 impl Inner {
@@ -205,7 +216,11 @@ impl Writer {
     }
 
     async fn beat(&mut self) {
-        self.expire_offers();
+        {
+            let mut noted = self.inner.noted();
+            noted.expire_offers(Instant::now());
+            self.inner.waiting.store(noted.waiting.len(), Ordering::Release);
+        }
         let beaten = tokio::time::timeout(WRITE_LIMIT, async {
             self.store.beat(&self.node).await?;
             self.store.bury(&self.node).await
@@ -217,23 +232,6 @@ impl Writer {
             // A store that stands still is told of by `write`.
             _ => {}
         }
-    }
-
-    /// Calls whose audio never came.
-    fn expire_offers(&self) {
-        let mut noted = self.inner.noted();
-        let late: Vec<CallId> = noted
-            .offered
-            .iter()
-            .filter(|(_, (since, _))| since.elapsed() >= OFFER_LIFE)
-            .map(|(call, _)| *call)
-            .collect();
-        for call in late {
-            let Some((_, mut record)) = noted.offered.remove(&call) else { continue };
-            record.close(clock::now(), CallEnd::new(Party::Carrier, EndReason::NeverConnected));
-            noted.take_in(record);
-        }
-        self.inner.waiting.store(noted.waiting.len(), Ordering::Release);
     }
 
     /// Writes what waits. `false`: some of it still does.
@@ -353,5 +351,64 @@ impl Writer {
             Ok(written)
         };
         tokio::time::timeout(WRITE_LIMIT, write).await.unwrap_or(Err(StoreError::Query(sqlx::Error::PoolTimedOut)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telephony::{Direction, PhoneNumber};
+
+    fn record() -> CallRecord {
+        CallRecord {
+            id: CallId::new(),
+            direction: Direction::Inbound,
+            company: "Acme".into(),
+            company_id: Uuid::nil(),
+            integration_id: Uuid::nil(),
+            provider: "twilio".into(),
+            provider_call: "CA1".into(),
+            line: "+15550001111".into(),
+            from: PhoneNumber::new("+15550002222"),
+            to: PhoneNumber::new("+15550001111"),
+            agent: "Front desk".into(),
+            agent_id: None,
+            agent_version: None,
+            purpose: None,
+            started: clock::now(),
+            answered: None,
+            ended: None,
+            end: None,
+            legs: Vec::new(),
+            transcript: Default::default(),
+            remembered: Default::default(),
+            handover: None,
+            interruptions: Default::default(),
+            faults: Vec::new(),
+            recorded: false,
+        }
+    }
+
+    #[test]
+    fn an_offer_whose_audio_never_comes_is_closed_after_its_life() {
+        let (mut noted, offer, t0) = (Noted::default(), record(), Instant::now());
+        noted.offered.insert(offer.id, (t0, offer.clone()));
+        noted.expire_offers(t0 + OFFER_LIFE - Duration::from_millis(1));
+        assert!(noted.waiting.is_empty());
+        noted.expire_offers(t0 + OFFER_LIFE);
+        let (_, closed) = &noted.waiting[&offer.id];
+        assert_eq!(closed.end, Some(CallEnd::new(Party::Carrier, EndReason::NeverConnected)));
+        assert!(noted.offered.is_empty());
+    }
+
+    #[test]
+    fn of_several_notes_of_a_call_the_newest_waits_under_the_number_of_the_first() {
+        let (mut noted, call, other) = (Noted::default(), record(), record());
+        noted.take_in(call.clone());
+        noted.take_in(other.clone());
+        noted.take_in(CallRecord { handover: Some("a person".into()), ..call.clone() });
+        assert_eq!((noted.sequence, noted.waiting.len()), (3, 2));
+        let (first, newest) = &noted.waiting[&call.id];
+        assert_eq!((*first, newest.handover.as_deref()), (1, Some("a person")));
     }
 }

@@ -32,7 +32,7 @@ pub struct Message {
 }
 
 /// A message to be written down.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct NewMessage<'a> {
     pub company: Uuid,
     pub integration: Uuid,

@@ -111,15 +111,27 @@ impl Store {
                     args![dead.id, dead.seen_at, CRASHED.by, CRASHED.reason],
                 )
                 .await?;
-            for call in &calls {
-                tx.execute(
-                    "UPDATE call_leg SET ended_at = $2 WHERE call_id = $1 AND ended_at IS NULL",
-                    args![call.id, call.ended_at],
-                )
-                .await?;
-            }
             tx.execute("DELETE FROM node WHERE id = $1", args![dead.id]).await?;
             closed.extend(calls);
+        }
+        // A process that said goodbye, and still had a call that it could not write the end of.
+        let orphans: Vec<Closed> = tx
+            .all(
+                "UPDATE call SET ended_at = seen_at, end_by = $1, end_reason = $2, node_id = NULL,
+                     outcome = CASE WHEN answered_at IS NULL THEN 'failed' ELSE 'answered' END
+                 WHERE ended_at IS NULL AND node_id IS NOT NULL
+                     AND NOT EXISTS (SELECT 1 FROM node WHERE node.id = call.node_id)
+                 RETURNING id, ended_at",
+                args![CRASHED.by, CRASHED.reason],
+            )
+            .await?;
+        closed.extend(orphans);
+        for call in &closed {
+            tx.execute(
+                "UPDATE call_leg SET ended_at = $2 WHERE call_id = $1 AND ended_at IS NULL",
+                args![call.id, call.ended_at],
+            )
+            .await?;
         }
         tx.commit().await?;
         Ok(closed)
@@ -129,5 +141,37 @@ impl Store {
     pub async fn leave(&self, node: &Node) -> Result<(), StoreError> {
         self.db.execute("DELETE FROM node WHERE id = $1", args![node.id]).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(node: &Node) -> NodeRow {
+        let Node { id, host, pid, pid_started } = node.clone();
+        NodeRow { id, host, pid: pid.into(), pid_started, seen_at: At::now() }
+    }
+
+    #[test]
+    fn a_process_of_this_host_is_dead_when_it_is_not_there() {
+        let (this, now) = (Node::this(), At::now());
+        assert!(this.pid_started > 0, "this process finds itself");
+        assert!(!this.is_dead(&row(&this), now));
+        assert!(
+            this.is_dead(&NodeRow { pid_started: this.pid_started + 1, ..row(&this) }, now),
+            "the pid was used again"
+        );
+        assert!(this.is_dead(&NodeRow { pid: 0, ..row(&this) }, now));
+    }
+
+    #[test]
+    fn a_process_of_another_host_is_dead_after_its_lease() {
+        let this = Node::this();
+        let other = NodeRow { host: "elsewhere".into(), pid: 0, ..row(&this) };
+        let after = |ms: i64| At::of(*other.seen_at + jiff::SignedDuration::from_millis(ms));
+        let lease = LEASE.as_millis() as i64;
+        assert!(!this.is_dead(&other, after(lease)));
+        assert!(this.is_dead(&other, after(lease + 1)));
     }
 }

@@ -165,6 +165,15 @@ impl Setup {
     }
 }
 
+impl Setup {
+    /// What is wrong with credentials taken together, each of which is good: asks every provider's client to open.
+    pub fn unopenable(&self) -> Vec<Fault> {
+        let open = |integration: &IntegrationSetup| (integration.kind.open)(&integration.credentials).err();
+        let faults = self.integrations.iter().filter_map(|integration| Some((integration, open(integration)?)));
+        faults.map(|(integration, fault)| integration.place.fault(fault.field, fault.problem)).collect()
+    }
+}
+
 /// The line of a byte in a text, counted from 1.
 pub(crate) fn line_of(text: &str, at: usize) -> usize {
     1 + text.as_bytes()[..at.min(text.len())].iter().filter(|&&byte| byte == b'\n').count()
@@ -666,6 +675,60 @@ mod tests {
             assert_eq!(faults.iter().filter(|fault| fault.starts_with(expected)).count(), 1, "{expected}\n{faults:#?}");
         }
         assert_eq!(faults.len(), 14, "{faults:#?}");
+    }
+
+    #[test]
+    fn a_table_in_an_integration_becomes_dotted_names_and_a_list_gets_commas() {
+        let (setup, faults) = parse(
+            r#"
+            [[company]]
+            name = "Acme"
+            [[integration]]
+            company = "Acme"
+            name = "PBX"
+            provider = "ringostat"
+            auth_key = "${TOKEN}"
+            project_id = 12345
+            [integration.sip]
+            registrar = "sip.example.com"
+            user = "acme_1"
+            password = "${TOKEN}"
+            peers = ["192.0.2.0/24", "198.51.100.7"]
+            [[line]]
+            integration = "PBX"
+            number = "acme_1"
+            agent = "Front desk"
+            "#,
+        );
+        assert_eq!(faults, [""; 0]);
+        let integration = &setup.integrations[0];
+        let values = ["project_id", "sip.registrar", "sip.user", "sip.password", "sip.peers"]
+            .map(|name| integration.credentials.text(name));
+        assert_eq!(
+            values,
+            ["12345", "sip.example.com", "acme_1", "very-secret", "192.0.2.0/24,198.51.100.7"],
+            "{setup:?}"
+        );
+
+        let (_, faults) = parse(
+            r#"
+            [[integration]]
+            company = "Acme"
+            name = "PBX"
+            provider = "ringostat"
+            auth_key = "k"
+            [integration.sip]
+            peers = [{ net = "192.0.2.0/24" }]
+            colour = "red"
+            "#,
+        );
+        for expected in [
+            "[[integration]] 1 \"PBX\": project_id: is missing",
+            "[[integration]] 1 \"PBX\": sip.peers: it must be text",
+            "[[integration]] 1 \"PBX\": sip.colour: ringostat has no such key",
+        ] {
+            assert_eq!(faults.iter().filter(|fault| fault.starts_with(expected)).count(), 1, "{expected}\n{faults:#?}");
+        }
     }
 
     #[test]

@@ -295,3 +295,17 @@ impl Store {
         Ok(self.db.execute("DELETE FROM session WHERE hash = $1", args![hash_of(cookie)]).await? > 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_hash_of_nobody_costs_what_a_real_one_costs() {
+        let real = hash(&"correct horse".to_owned().into()).await.unwrap();
+        let real = PasswordHash::new(&real).unwrap();
+        let nobody = PasswordHash::new(NOBODY).unwrap();
+        assert_eq!((nobody.algorithm, nobody.version), (real.algorithm, real.version));
+        assert_eq!(nobody.params.to_string(), real.params.to_string());
+    }
+}

@@ -97,7 +97,7 @@ impl Server {
             llm: ModelChoice { engine: "scripted".into(), ..ModelChoice::default() },
             workflow: None,
             tools: vec!["end_call".into(), "remember".into()],
-            turn: Default::default(),
+            ..AgentProfile::default()
         };
         change(&mut config, &mut agent);
         let integration = Uuid::now_v7();

@@ -52,8 +52,38 @@ impl Base {
         }
     }
 
+    /// Holds a lock that every write of a call's record needs, until it is dropped: a store that stands still.
+    pub async fn stall(&self) -> Stall {
+        if self.config.url.starts_with("sqlite") {
+            let mut connection = SqliteConnection::connect(&self.config.url).await.expect("connects");
+            sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.expect("runs");
+            Stall::Sqlite(connection)
+        } else {
+            let mut connection = PgConnection::connect(&self.config.url).await.expect("connects");
+            sqlx::query("BEGIN").execute(&mut connection).await.expect("runs");
+            let lock = "LOCK TABLE call IN ACCESS EXCLUSIVE MODE";
+            sqlx::query(lock).execute(&mut connection).await.expect("runs");
+            Stall::Postgres(connection)
+        }
+    }
+
     pub async fn open(&self) -> Store {
         Store::open(&self.config, self.key.as_ref()).await.expect("the store opens")
+    }
+}
+
+/// A connection with a lock.
+pub enum Stall {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+impl Stall {
+    pub async fn end(self) {
+        match self {
+            Stall::Sqlite(connection) => connection.close().await.expect("closes"),
+            Stall::Postgres(connection) => connection.close().await.expect("closes"),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use offhook::providers::rest::ProviderError;
 use offhook::telephony::{Direction, PhoneNumber};
 use tokio::time::timeout;
 
-use crate::door::{Door, SOON, Settings, listener, open};
+use crate::door::{Door, SOON, Settings, http, listener, open};
 
 fn quick() -> BinotelConfig {
     BinotelConfig {
@@ -216,8 +216,13 @@ async fn a_recording_comes_late_and_its_link_lives_a_quarter_of_an_hour() {
     let link = client.recording("5000000002").await.unwrap().unwrap();
     let life = link.expires.unwrap().duration_since(Timestamp::now());
     assert!((SignedDuration::from_mins(14)..=SignedDuration::from_mins(15)).contains(&life), "{life}");
-    let file = crate::door::http().get(&link.url).send().await.unwrap();
+    let file = http().get(&link.url).send().await.unwrap();
     assert_eq!(&file.bytes().await.unwrap()[..4], b"RIFF");
+
+    let mock = self::mock(BinotelConfig { link_life: Duration::ZERO, ..quick() }).await;
+    mock.add_call(past(5_000_000_001, 3, "0501234567", "ANSWER"));
+    let link = self::client(&mock).recording("5000000001").await.unwrap().unwrap();
+    assert_eq!(http().get(&link.url).send().await.unwrap().status().as_u16(), 403, "too late");
     let odd = client.recording("../1").await.unwrap_err();
     assert!(matches!(odd, ProviderError::NotFound { .. }), "{odd}");
 }
@@ -395,9 +400,17 @@ async fn forged_webhooks_from_an_allowed_address_are_refused() {
     let call = mock.call(Call { from: "0501234567".into(), ..Call::default() }).await;
     let acted = door.seen().acted.len();
     let completed = &call.deliveries.last().unwrap().sent;
-    let http = crate::door::http();
+    let sender = http();
     let post = async |body: &str, kind: &str| {
-        http.post(&door.url).header("content-type", kind).body(body.to_owned()).send().await.unwrap().status().as_u16()
+        sender
+            .post(&door.url)
+            .header("content-type", kind)
+            .body(body.to_owned())
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
     };
     const FORM: &str = "application/x-www-form-urlencoded";
     assert_eq!(post(completed, FORM).await, 200, "the genuine one, again");
@@ -406,7 +419,7 @@ async fn forged_webhooks_from_an_allowed_address_are_refused() {
     assert_eq!(post(&completed.replace(&call.call_id, "5%27%3B--"), FORM).await, 403);
     assert_eq!(post("requestType=hangupTheCall&companyID=1001&generalCallID=5", FORM).await, 403);
     assert_eq!(post("{}", "application/json").await, 403);
-    assert_eq!(http.get(format!("{}?{completed}", door.url)).send().await.unwrap().status().as_u16(), 403);
+    assert_eq!(sender.get(format!("{}?{completed}", door.url)).send().await.unwrap().status().as_u16(), 403);
     let seen = door.seen();
     assert_eq!((seen.acted.len(), seen.repeated, seen.refused.len()), (acted, 1, 6));
 }

@@ -185,7 +185,7 @@ async fn a_row_of_the_log_is_a_whole_call() {
 #[tokio::test]
 async fn a_day_with_more_calls_than_one_answer_holds_is_read_in_parts() {
     let mock = mock(quick()).await;
-    const CALLS: u64 = 8_000;
+    const CALLS: u64 = 7_000;
     // Ten seconds apart: 8,640 fit into a day.
     let newest = Timestamp::now() - SignedDuration::from_mins(1);
     for id in 0..CALLS {

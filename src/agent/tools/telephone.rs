@@ -62,6 +62,9 @@ pub struct HistoryOrder {
     pub limit: usize,
 }
 
+/// The tools of this file.
+pub const NAMES: [&str; 3] = ["make_call", "send_sms", "get_call_history"];
+
 /// What became of a call, in words that all providers share.
 pub const STATUSES: [&str; 7] = ["running", "answered", "no_answer", "busy", "failed", "canceled", "voicemail"];
 

@@ -254,6 +254,8 @@ pub fn is_id(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn reader() -> Reader {
@@ -445,7 +447,39 @@ mod tests {
         }
     }
 
+    /// Any JSON, with names that a call has.
+    fn any_json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            Just(json!("")),
+            any::<bool>().prop_map(|value| json!(value)),
+            any::<f64>().prop_map(|value| json!(value)),
+            any::<i64>().prop_map(|value| json!(value)),
+            "[0-9a-z+<> -]{0,12}".prop_map(|value| json!(value)),
+        ];
+        let name = prop_oneof![
+            "generalCallID|callType|startTime|disposition|billsec|historyData|pbxNumberData|number|externalNumber",
+            "[a-z0-9]{0,4}"
+        ];
+        leaf.prop_recursive(4, 64, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(serde_json::Value::from),
+                prop::collection::hash_map(name.clone(), inner, 0..6).prop_map(|map| json!(map)),
+            ]
+        })
+    }
+
     proptest::proptest! {
+        #[test]
+        fn no_answer_makes_the_reader_panic(answer in any_json(), details in any_json()) {
+            let mut call = json!({ "generalCallID": 5, "callType": "0" });
+            if let (Some(call), serde_json::Value::Object(details)) = (call.as_object_mut(), details) {
+                call.extend(details);
+            }
+            let _ = past_call(&Loose::from_json(answer));
+            let _ = past_call(&Loose::from_json(call));
+        }
+
         #[test]
         fn no_webhook_makes_the_reader_panic(extra in proptest::collection::vec(0u8.., 0..200), cut in 0usize..600) {
             let mut body = COMPLETED.as_bytes()[..cut.min(COMPLETED.len())].to_vec();

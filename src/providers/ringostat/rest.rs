@@ -379,6 +379,8 @@ fn text_of(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy as _;
+
     use super::*;
 
     fn reply(body: &str) -> Reply {
@@ -400,6 +402,30 @@ mod tests {
         }
         assert_eq!(refused_fields(&reply("some field is incorrect"), asked).unwrap().len(), 6);
         assert_eq!(refused_fields(&reply("some field is incorrect"), &FIELDS[..6]), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_row_makes_the_reader_panic(
+            values in proptest::collection::hash_map(
+                proptest::sample::select(&FIELDS[..]),
+                proptest::prop_oneof![
+                    proptest::strategy::Just(Value::Null),
+                    proptest::arbitrary::any::<f64>().prop_map(|value| json!(value)),
+                    "[^\u{0}]{0,24}".prop_map(|value| json!(value)),
+                    "[0-9T:+<>.-]{0,24}".prop_map(|value| json!(value)),
+                ],
+                0..12,
+            ),
+        ) {
+            let mut row = json!({ "uniqueid": "us1_-1800000000.1" });
+            for (name, value) in values {
+                row[name] = value;
+            }
+            let api = Api::new("http://127.0.0.1:9", "key".into(), "1".into(), TimeZone::UTC, Duration::ZERO);
+            let api = api.unwrap();
+            let _ = (api.row(&row), employee(&row), refused_fields(&reply(&row.to_string()), &FIELDS));
+        }
     }
 
     #[test]

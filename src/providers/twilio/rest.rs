@@ -383,8 +383,7 @@ struct NumberJson {
     sid: String,
     phone_number: String,
     friendly_name: Option<String>,
-    #[serde(default)]
-    capabilities: CapabilitiesJson,
+    capabilities: Option<CapabilitiesJson>,
     voice_url: Option<String>,
     voice_method: Option<String>,
     voice_application_sid: Option<String>,
@@ -397,7 +396,7 @@ struct NumberJson {
     status_callback_method: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Copy, Default, Deserialize)]
 struct CapabilitiesJson {
     #[serde(default)]
     voice: bool,
@@ -407,12 +406,13 @@ struct CapabilitiesJson {
 
 impl NumberJson {
     fn line(&self) -> RemoteLine {
+        let capabilities = self.capabilities.unwrap_or_default();
         RemoteLine {
             number: self.phone_number.clone(),
             id: Some(self.sid.clone()),
             name: self.friendly_name.clone().unwrap_or_default(),
-            voice: self.capabilities.voice,
-            sms: self.capabilities.sms,
+            voice: capabilities.voice,
+            sms: capabilities.sms,
             online: None,
             warnings: self.warnings(),
         }
@@ -461,12 +461,13 @@ impl NumberJson {
     }
 
     fn state(&self, hooks: &Webhooks) -> LineState {
+        let capabilities = self.capabilities.unwrap_or_default();
         let wanted = |name: &str| match name {
-            "VoiceUrl" if self.capabilities.voice => Some(hooks.voice.as_str()),
-            "StatusCallback" if self.capabilities.voice => Some(hooks.status.as_str()),
-            "VoiceMethod" | "StatusCallbackMethod" if self.capabilities.voice => Some("POST"),
-            "SmsUrl" if self.capabilities.sms => Some(hooks.sms.as_str()),
-            "SmsMethod" if self.capabilities.sms => Some("POST"),
+            "VoiceUrl" if capabilities.voice => Some(hooks.voice.as_str()),
+            "StatusCallback" if capabilities.voice => Some(hooks.status.as_str()),
+            "VoiceMethod" | "StatusCallbackMethod" if capabilities.voice => Some("POST"),
+            "SmsUrl" if capabilities.sms => Some(hooks.sms.as_str()),
+            "SmsMethod" if capabilities.sms => Some("POST"),
             _ => None,
         };
         let found = self.found();
@@ -863,7 +864,7 @@ impl Api {
             .post(&self.path("/Messages.json"), &fields, Repeat::Never, "such account")
             .await
             .map_err(|error| named(error, sender.as_str()))?;
-        if let Some(code) = sent.error_code {
+        if let Some(code) = sent.error_code.as_ref().and_then(Value::as_i64) {
             let detail = errors::cure(code)
                 .map_or_else(|| self.clean(sent.error_message.as_deref().unwrap_or("no reason given")), str::to_owned);
             return Err(ProviderError::Refused { code: code.to_string(), detail });
@@ -908,7 +909,8 @@ struct MessageJson {
     from: Option<String>,
     #[serde(default)]
     status: String,
-    error_code: Option<i64>,
+    /// A number; whatever else it may be, the message is there.
+    error_code: Option<Value>,
     error_message: Option<String>,
 }
 

@@ -18,6 +18,9 @@ pub struct GuardConfig {
     /// Text whose tokens have a lower mean log-probability is dropped. Default -1.0, Whisper's own threshold; a higher
     /// value drops more words that were said.
     pub min_log_probability: f32,
+    /// The same for text while the caller still speaks, which may stop the agent and need not be complete: half a word
+    /// makes a model guess. Default -0.35; a higher value lets an interruption wait for more voice instead of words.
+    pub min_partial_log_probability: f32,
     /// Text that would have been spoken faster than this is dropped, words per second. Default 9.
     pub max_words_per_s: f32,
     /// A phrase of the hallucination list is dropped when the clip has less voiced audio than this, ms. Default 1000.
@@ -32,10 +35,19 @@ impl Default for GuardConfig {
             voiced_dbfs: -50.0,
             min_voiced_ms: 100,
             min_log_probability: -1.0,
+            min_partial_log_probability: -0.35,
             max_words_per_s: 9.0,
             phrase_voiced_ms: 1000,
             phrase_dbfs: -42.0,
         }
+    }
+}
+
+impl GuardConfig {
+    /// These thresholds for text of a caller who still speaks.
+    pub fn while_speaking(&self) -> Self {
+        let stricter = self.min_partial_log_probability.max(self.min_log_probability);
+        Self { min_log_probability: stricter, ..self.clone() }
     }
 }
 
@@ -349,6 +361,14 @@ mod tests {
     fn words_the_model_does_not_believe_are_dropped() {
         assert_eq!(judged("market hello green", -1.2, clear_speech()).guard, Some(Guard::LogProbability));
         assert_eq!(judged("market hello green", -0.9, clear_speech()).guard, None);
+    }
+
+    #[test]
+    fn half_a_word_is_believed_less_than_a_whole_turn() {
+        let config = GuardConfig::default();
+        let kept = |config: &GuardConfig| judge("okay please", Some(-0.6), &clear_speech(), "en", config).text;
+        assert_eq!(kept(&config), "okay please");
+        assert_eq!(kept(&config.while_speaking()), "");
     }
 
     #[test]

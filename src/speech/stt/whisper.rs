@@ -18,6 +18,7 @@ use super::guard::GuardConfig;
 use super::{SttError, SttEvent, SttInput, SttRequest, SttSession, Take, Transcriber, UtteranceId};
 use crate::media::frame::SampleRate;
 
+mod frame;
 mod model;
 mod pool;
 
@@ -56,6 +57,9 @@ pub struct WhisperConfig {
     /// Window of the one retry when a text loops or runs into its token cap, positions; at most 1500. Default 768; 0 = no
     /// retry. Models that were not trained on the full window (the demo model) are ruined by 1500.
     pub retry_window: usize,
+    /// A clip with so much voice of which no believable word came is decoded once more, shown as it came, ms. Default
+    /// 400; 0 = never. A smaller value spends time on noises and lets more of them become words.
+    pub second_look_voiced_ms: u64,
     /// Runs with a larger window use a state of their own, which is dropped afterwards, positions. Default 768; a
     /// larger value lets each worker keep up to 67 MB (demo model) or some 200 MB (base).
     pub pooled_window: usize,
@@ -88,6 +92,7 @@ impl Default for WhisperConfig {
             min_audio_ctx: 256,
             margin: 96,
             retry_window: 768,
+            second_look_voiced_ms: 400,
             pooled_window: 768,
             tokens_per_s: 8.0,
             tokens_per_s_other: 12.0,
@@ -362,7 +367,8 @@ impl Call {
             let seconds = RATE.duration(current.heard).as_secs() as u32;
             return failed(SttError::TooLong { engine: NAME, seconds });
         }
-        let clip = Clip { samples: current.open.as_slice().into(), language: Arc::clone(&self.language) };
+        let (samples, language) = (current.open.as_slice().into(), Arc::clone(&self.language));
+        let clip = Clip { samples, language, answered: kind > Take::Partial };
         let tail = Tail::Waiting(self.queue.submit_take(self.session, kind, clip));
         current.takes.push(OpenTake { take, kind, asked: Instant::now(), pieces: current.pieces.len(), tail });
         None
@@ -391,7 +397,7 @@ impl Call {
         };
         let rest = current.open.split_off(cut.at);
         let piece = std::mem::replace(&mut current.open, rest);
-        let clip = Clip { samples: piece.into(), language: Arc::clone(&self.language) };
+        let clip = Clip { samples: piece.into(), language: Arc::clone(&self.language), answered: true };
         current.pieces.push(Piece::Waiting(self.queue.submit_piece(self.session, clip)));
         current.look_at = from;
     }

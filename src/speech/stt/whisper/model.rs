@@ -1,4 +1,4 @@
-//! One loaded Whisper model and the decoding of one clip: window, flags, guards and the one retry. All contact with
+//! One loaded Whisper model and the decoding of one clip: frame, window, flags, guards and the one retry. All contact with
 //! whisper.cpp is here.
 
 use std::collections::HashMap;
@@ -6,12 +6,14 @@ use std::ffi::c_void;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use whisper_rs::{
     FullParams, SamplingStrategy, WhisperContext, WhisperContextParameters, WhisperState, get_lang_id, get_lang_str,
 };
 
 use super::WhisperConfig;
+use super::frame::frame;
 use super::pool::{Clip, DecodeError, Decoder, Transcript};
 use crate::media::frame::SampleRate;
 use crate::speech::stt::guard::{self, Guard, Judged, Loudness};
@@ -115,6 +117,13 @@ impl ModelDecoder {
         Self { model, state: None, samples: Vec::new() }
     }
 
+    /// Makes `samples` of what the model is to see.
+    fn show(&mut self, clip: &[i16], zeros: usize) {
+        self.samples.clear();
+        self.samples.extend(clip.iter().map(|&s| f32::from(s) / 32768.0));
+        self.samples.resize((self.samples.len() + zeros + TAIL).max(SHORTEST_CLIP), 0.0);
+    }
+
     fn run(
         &mut self,
         language: &'static str,
@@ -169,29 +178,64 @@ impl Decoder for ModelDecoder {
             count(Guard::Silence);
             return Ok(Transcript::default());
         }
-        self.samples.clear();
-        self.samples.extend(clip.samples.iter().map(|&s| f32::from(s) / 32768.0));
-        self.samples.resize((self.samples.len() + TAIL).max(SHORTEST_CLIP), 0.0);
         let seconds = loudness.length.as_secs_f32();
-        let judge = |run: &Run| guard::judge(&run.text, run.log_probability, &loudness, language, &config.guards);
+        let guards = if clip.answered { config.guards.clone() } else { config.guards.while_speaking() };
+        let judge = |run: &Run| guard::judge(&run.text, run.log_probability, &loudness, language, &guards);
 
+        let shown = frame(&clip.samples);
+        self.show(&clip.samples[shown.range], shown.zeros);
         let window = window_for(self.samples.len(), config.margin, config.min_audio_ctx);
         let run = self.run(language, seconds, window, abort)?;
         let first = (judge(&run), run);
         let looped = |(judged, run): &(Judged, Run)| run.capped || judged.guard == Some(Guard::Repeats);
-        let (judged, run) = if looped(&first) && config.retry_window > window {
-            let again = self.run(language, seconds, config.retry_window.min(FULL_WINDOW), abort)?;
-            let second = (judge(&again), again);
-            // Where both loop, the first is the shorter evil: its repeats are already cut.
-            if looped(&second) || second.0.text.is_empty() { first } else { second }
+        let voiced = loudness.voiced >= Duration::from_millis(config.second_look_voiced_ms);
+        let second = if looped(&first) {
+            let wider = config.retry_window.min(FULL_WINDOW);
+            (wider > window).then_some((Second::Wider, wider))
         } else {
-            first
+            let unheard = first.0.text.is_empty() && first.0.guard != Some(Guard::Phrase);
+            let whole = (unheard && voiced && clip.answered && config.second_look_voiced_ms > 0).then(|| {
+                self.show(&clip.samples, 0);
+                window_for(self.samples.len(), config.margin, config.min_audio_ctx)
+            });
+            whole.map(|window| (Second::Whole, window))
+        };
+        let (judged, run) = match second {
+            Some((look, window)) => {
+                let again = self.run(language, seconds, window, abort)?;
+                let second = (judge(&again), again);
+                // Where both loop, the first is the shorter evil: its repeats are already cut.
+                let better = !looped(&second) && !second.0.text.is_empty();
+                look.count(better);
+                if better { second } else { first }
+            }
+            None => first,
         };
         if let Some(guard) = judged.guard {
             count(guard);
         }
         let confidence = run.log_probability.filter(|_| !judged.text.is_empty()).map(f32::exp);
         Ok(Transcript { text: judged.text, confidence })
+    }
+}
+
+/// Why a clip is decoded once more. Never more than once.
+#[derive(Clone, Copy, Debug)]
+enum Second {
+    /// The text looped: with a wider window it may not.
+    Wider,
+    /// Voice, but no believable words: the clip is shown as it came.
+    Whole,
+}
+
+impl Second {
+    fn count(self, better: bool) {
+        let why = match self {
+            Self::Wider => "looped",
+            Self::Whole => "unheard",
+        };
+        let outcome = if better { "better" } else { "in_vain" };
+        metrics::counter!("offhook_stt_second_looks_total", "why" => why, "outcome" => outcome).increment(1);
     }
 }
 

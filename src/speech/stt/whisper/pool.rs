@@ -25,6 +25,8 @@ pub(crate) struct Clip {
     pub samples: Arc<[i16]>,
     /// As the call named it.
     pub language: Arc<str>,
+    /// An answer may hang on it: worth a second look when nothing was made out. False for partials.
+    pub answered: bool,
 }
 
 /// What a decoder heard.
@@ -408,7 +410,7 @@ mod tests {
     }
 
     fn clip(name: &str) -> Clip {
-        Clip { samples: Arc::from([0i16; 4]), language: name.into() }
+        Clip { samples: Arc::from([0i16; 4]), language: name.into(), answered: true }
     }
 
     fn wait(ticket: Ticket) -> Outcome {

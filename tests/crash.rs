@@ -1,7 +1,7 @@
 //! `kill -9` at random moments under load: whoever was told to connect a call has its record, once, and after the next
 //! start every record is closed. The real program, real sockets; `OFFHOOK_TEST_KILLS` says how often (default 6).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -29,6 +29,7 @@ mod stores;
 
 on_every_store! {
     no_record_is_lost_or_doubled_and_every_one_is_closed
+    a_call_is_answered_and_talks_while_the_store_stands_still
 }
 
 const ACCOUNT: &str = "AC00000000000000000000000000000001";
@@ -174,6 +175,8 @@ struct Told {
     promised: HashSet<String>,
     /// Those whose agent was heard.
     heard: HashSet<String>,
+    /// When the server had answered.
+    answered: HashMap<String, Instant>,
 }
 
 /// Calls until the server is gone.
@@ -182,11 +185,18 @@ async fn phone(server: String, integration: Uuid, told: Arc<Mutex<Told>>, seed: 
     let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
     loop {
         let sid = format!("CA{}", Uuid::now_v7().simple());
-        let span = Duration::from_millis(chance.random_range(50..1200));
-        if call(&http, &server, integration, &sid, span, &told).await.is_none() {
+        let stay = Stay::For(Duration::from_millis(chance.random_range(50..1200)));
+        if call(&http, &server, integration, &sid, stay, &told).await.is_none() {
             return;
         }
     }
+}
+
+/// How long a caller stays.
+#[derive(Clone, Copy, PartialEq)]
+enum Stay {
+    For(Duration),
+    UntilHeard,
 }
 
 /// One call; `None`: the server is gone.
@@ -195,7 +205,7 @@ async fn call(
     server: &str,
     integration: Uuid,
     sid: &str,
-    span: Duration,
+    stay: Stay,
     told: &Mutex<Told>,
 ) -> Option<()> {
     let url = format!("{server}/webhooks/twilio/{integration}/voice");
@@ -213,7 +223,11 @@ async fn call(
     let twiml = answer.text().await.ok()?;
     let (_, rest) = twiml.split_once("url=\"").expect("a stream in the TwiML");
     let (stream, _) = rest.split_once('"').expect("a whole address");
-    told.lock().expect("no panic").promised.insert(sid.to_owned());
+    {
+        let mut told = told.lock().expect("no panic");
+        told.promised.insert(sid.to_owned());
+        told.answered.insert(sid.to_owned(), Instant::now());
+    }
 
     let mut request = stream.into_client_request().expect("a websocket URL");
     let signature = signature::sign(&SecretString::from(TOKEN), stream, &[]);
@@ -234,7 +248,11 @@ async fn call(
     };
     socket.send(text(FromTwilio::Connected { protocol: "Call".into(), version: "1.0.0".into() })).await.ok()?;
     socket.send(text(FromTwilio::Start { sequence: Some(1), start })).await.ok()?;
-    let over = Instant::now() + span;
+    let over = Instant::now()
+        + match stay {
+            Stay::For(span) => span,
+            Stay::UntilHeard => PATIENCE,
+        };
     let mut tick = tokio::time::interval(Duration::from_millis(20));
     let mut sent = 0;
     while Instant::now() < over {
@@ -254,6 +272,9 @@ async fn call(
             message = socket.next() => match message {
                 Some(Ok(Message::Text(message))) if message.contains("\"media\"") => {
                     told.lock().expect("no panic").heard.insert(sid.to_owned());
+                    if stay == Stay::UntilHeard {
+                        break;
+                    }
                 }
                 Some(Ok(_)) => {}
                 _ => return None,
@@ -269,6 +290,45 @@ async fn call(
     socket.send(text(stop)).await.ok()?;
     let _ = timeout(Duration::from_secs(3), socket.close(None)).await;
     Some(())
+}
+
+async fn a_call_is_answered_and_talks_while_the_store_stands_still(base: Base) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let program = Program::new(base);
+    program.apply();
+    let store = program.base.open().await;
+    let integration = store.directory().await.expect("readable").integrations().next().expect("applied").clone();
+    let (server, address) = program.serve().await;
+    let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
+    let told = Mutex::new(Told::default());
+    let ring = async |sid: &str| {
+        let began = Instant::now();
+        call(&http, &address, integration.id, sid, Stay::UntilHeard, &told).await.expect("the server is there");
+        let answered = told.lock().expect("no panic").answered.remove(sid).expect("it was answered");
+        answered - began
+    };
+    ring("CA1").await;
+    let stall = program.base.stall().await;
+    // The quickest of three: the machine has others to serve, too.
+    let mut answers = Vec::new();
+    for sid in ["CA2", "CA3", "CA4"] {
+        answers.push(ring(sid).await);
+    }
+    let quickest = *answers.iter().min().expect("three");
+    assert!(quickest < Duration::from_millis(200), "{answers:?}");
+    assert_eq!(told.lock().expect("no panic").heard.len(), 4, "every caller heard the agent");
+    stall.end().await;
+    let began = Instant::now();
+    let records = loop {
+        let records = all_calls(&store, integration.company_id).await;
+        if records.len() == 4 && records.iter().all(|record| record.ended.is_some()) {
+            break records;
+        }
+        assert!(began.elapsed() < PATIENCE, "{records:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(records.iter().all(|record| record.end != Some(CRASHED)));
+    server.kill();
 }
 
 async fn all_calls(store: &Store, company: Uuid) -> Vec<CallRecord> {
@@ -320,6 +380,12 @@ async fn no_record_is_lost_or_doubled_and_every_one_is_closed(base: Base) {
         assert!(record.ended.is_some() && record.end.is_some(), "left open: {record:?}");
         assert!(record.ended >= Some(record.started), "{record:?}");
         assert!(record.legs.iter().all(|leg| leg.ended.is_some()), "{record:?}");
+        let folder = program.base.dir.path().join("recordings").join(record.id.to_string());
+        if let (true, Ok(json)) = (record.end == Some(CRASHED), std::fs::read(folder.join("record.json"))) {
+            let beside: CallRecord = serde_json::from_slice(&json).expect("JSON");
+            assert_eq!(beside.end, record.end, "in the call's folder");
+            assert!(record.transcript.lines.starts_with(&beside.transcript.lines), "{record:?}\n{beside:?}");
+        }
     }
     let doubled: Vec<_> = by_sid.iter().filter(|(_, count)| **count > 1).collect();
     assert!(doubled.is_empty(), "doubled: {doubled:?}");
