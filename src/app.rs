@@ -59,16 +59,27 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the engines that the configuration and the agents name, and listens. Records go to `ledger`; without `api`
-    /// there is no store behind it (the demo).
+    /// Opens the engines that the configuration and the agents name, and listens. Records go to `ledger`.
     pub async fn start(
         config: Config,
         directory: Arc<ArcSwap<Directory>>,
+        store: Option<Store>,
         ledger: Ledger,
-        api: Option<Api>,
     ) -> anyhow::Result<Self> {
         let engines = open_engines(&config, &directory.load()).await?;
-        Self::open(config, engines, directory, ledger, api).await
+        Self::open(config, engines, directory, store, None, ledger).await
+    }
+
+    /// The same with the API: over `store`, with the link of a first start.
+    pub async fn with_api(
+        config: Config,
+        directory: Arc<ArcSwap<Directory>>,
+        store: Store,
+        setup: Option<Arc<SetupLink>>,
+        ledger: Ledger,
+    ) -> anyhow::Result<Self> {
+        let engines = open_engines(&config, &directory.load()).await?;
+        Self::open(config, engines, directory, Some(store), setup, ledger).await
     }
 
     /// The same with engines made elsewhere and no store: whole-call tests bring scripted ones.
@@ -77,26 +88,27 @@ impl App {
         engines: Engines,
         directory: Arc<ArcSwap<Directory>>,
     ) -> anyhow::Result<Self> {
-        Self::open(config, engines, directory, Ledger::none(), None).await
+        Self::open(config, engines, directory, None, None, Ledger::none()).await
     }
 
     /// With engines made elsewhere and a store: tests of companies and providers.
-    pub async fn with_engines_and_api(
+    pub async fn with_store(
         config: Config,
         engines: Engines,
         directory: Arc<ArcSwap<Directory>>,
+        store: Store,
         ledger: Ledger,
-        api: Api,
     ) -> anyhow::Result<Self> {
-        Self::open(config, engines, directory, ledger, Some(api)).await
+        Self::open(config, engines, directory, Some(store), None, ledger).await
     }
 
     async fn open(
         config: Config,
         engines: Engines,
         directory: Arc<ArcSwap<Directory>>,
+        store: Option<Store>,
+        setup: Option<Arc<SetupLink>>,
         ledger: Ledger,
-        api: Option<Api>,
     ) -> anyhow::Result<Self> {
         if config.telemetry.metrics {
             telemetry::install_metrics()?;
@@ -123,11 +135,12 @@ impl App {
             }
         }
         let (draining, closing, sockets) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
-        let desk = Desk::new(calls.clone(), directory.clone(), api.as_ref().map(|api| api.store.clone()), {
+        let api_store = store.clone();
+        let desk = Desk::new(calls.clone(), directory.clone(), store, {
             let urls = urls.clone();
             move |path| urls.http(path)
         });
-        let door = Door::new(desk.clone(), config.security.webhooks_per_minute, config.security.binotel_allow_any);
+        let door = Door::new(desk, config.security.webhooks_per_minute, config.security.binotel_allow_any);
         let state = AppState {
             calls: Arc::new(calls.clone()),
             directory,
@@ -140,17 +153,17 @@ impl App {
             draining: draining.clone(),
             sockets: sockets.clone(),
         };
-        let router = match api {
+        let router = match api_store {
             None => router::router(state),
-            Some(Api { store, setup }) => {
+            Some(store) => {
                 let (urls, proxies) = (state.urls.clone(), state.proxies.clone());
-                let live = Arc::new(calls.clone());
+                let (live, outbound) = (Arc::new(calls.clone()), Arc::new(door.desk().clone()));
                 let api = ApiState {
                     admin: config.security.admin_token.as_ref().map(Token::new),
                     setup,
                     closing: closing.clone(),
                     tasks: sockets.clone(),
-                    ..ApiState::new(store, live, Arc::new(desk), urls, proxies, &config.recording.dir)
+                    ..ApiState::new(store, live, outbound, urls, proxies, &config.recording.dir)
                 };
                 router::with_api(state, api)
             }
@@ -177,14 +190,6 @@ impl App {
         let archive = self.archive;
         let _ = tokio::time::timeout(CLOSE, tokio::task::spawn_blocking(move || archive.join())).await;
     }
-}
-
-/// What companies need besides the calls: their store, and the API over it.
-#[derive(Debug)]
-pub struct Api {
-    pub store: Store,
-    /// The link of a first start.
-    pub setup: Option<Arc<SetupLink>>,
 }
 
 /// Lets events act that failed before or whose process died, until it is told to stop; then waits for those under way.

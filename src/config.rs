@@ -140,18 +140,18 @@ impl Default for LlmConfig {
 pub struct SecurityConfig {
     /// Seals credentials in the store: 32 bytes in base64. Without it, a key file is made beside the database.
     pub secrets_key: Option<SecretString>,
+    /// A first API key, of no company: sees all, and names a `company_id` where it creates. Without it, the first start
+    /// prints a set-up link.
+    pub admin_token: Option<SecretString>,
     /// Genuine webhooks that one integration may send in any 60 seconds; more are answered 429. 0 = no limit.
     pub webhooks_per_minute: usize,
     /// Believes Binotel's webhooks from any address, with the secret path as their only protection.
     pub binotel_allow_any: bool,
-    /// A first API key, of no company: sees all, and names a `company_id` where it creates. Without it, the first start
-    /// prints a set-up link.
-    pub admin_token: Option<SecretString>,
 }
 
 impl Default for SecurityConfig {
     fn default() -> Self {
-        Self { secrets_key: None, webhooks_per_minute: 120, binotel_allow_any: false, admin_token: None }
+        Self { secrets_key: None, admin_token: None, webhooks_per_minute: 120, binotel_allow_any: false }
     }
 }
 

@@ -15,14 +15,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::agent::dialling::{self, CompanySettings, Deed, Done};
+use crate::agent::dialling::{CompanySettings, Deed, Done, OutboundRefusal};
 use crate::agent::memory::Memory;
 use crate::agent::phrases::Phrases;
 use crate::agent::prompt;
 use crate::agent::tools::telephone::{Abilities, CallOrder, HistoryOrder, SmsOrder, Telephone};
 use crate::agent::tools::{CallEffect, ToolContext, ToolError};
 use crate::call::clients::Clients;
-use crate::call::outbound::{Outbound, OutboundCall, OutboundError, OutboundMessage, Through};
 use crate::call::record;
 use crate::call::registry::{CallSetup, Calls, Exchange, Refused};
 use crate::call::thread;
@@ -86,6 +85,56 @@ pub enum NotTaken {
     Store(#[from] StoreError),
     #[error("the store did not take the event within {} s", INBOX_LIMIT.as_secs())]
     TooSlow,
+}
+
+/// Why a call or a message was not started. Every text is fit for the person, or the model, that asked.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboundError {
+    #[error(transparent)]
+    Refused(#[from] OutboundRefusal),
+    #[error("no integration of this company can {0}")]
+    Unable(&'static str),
+    #[error("there is no line {0:?} at an integration that can do this")]
+    NoLine(String),
+    #[error("there is no such agent")]
+    NoAgent,
+    #[error("the server takes no calls now: {0}")]
+    NotReady(#[from] Refused),
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    #[error("{0}")]
+    Credentials(#[from] CredentialsFault),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("this server has no store to write it down")]
+    NoStore,
+    #[error("too many calls are being dialled")]
+    TooMany,
+}
+
+/// A call to make for a company.
+#[derive(Clone, Debug, Default)]
+pub struct CallRequest {
+    /// Only this integration, if given.
+    pub integration: Option<Uuid>,
+    /// Only this line (its number, SIP login or internal number), if given.
+    pub line: Option<String>,
+    pub to: PhoneNumber,
+    pub greeting: Option<String>,
+    pub purpose: Option<String>,
+    /// Who talks; the line's own agent unless given.
+    pub agent: Option<Uuid>,
+}
+
+/// A message to send for a company.
+#[derive(Clone, Debug, Default)]
+pub struct MessageRequest {
+    pub integration: Option<Uuid>,
+    pub from: Option<PhoneNumber>,
+    pub to: PhoneNumber,
+    pub text: String,
+    /// An answer to somebody who wrote: quiet hours do not apply.
+    pub answer: bool,
 }
 
 /// Cheap to clone.
@@ -283,24 +332,41 @@ impl Desk {
         });
     }
 
+    /// Dials. The record is in the store before the provider is asked.
+    pub async fn call(&self, company: Uuid, request: CallRequest) -> Result<CallId, OutboundError> {
+        self.inner.call(company, request).await
+    }
+
+    /// Sends a message; its id in the store.
+    pub async fn message(&self, company: Uuid, request: MessageRequest) -> Result<Uuid, OutboundError> {
+        self.inner.message(company, request).await
+    }
+
+    /// Ends a call: one that runs here by its task, another by its provider.
+    pub async fn hang_up(&self, company: Uuid, call: CallId) -> Result<bool, OutboundError> {
+        let inner = &self.inner;
+        let store = inner.store.as_ref().ok_or(OutboundError::NoStore)?;
+        let Some(record) = store.call(company, call).await? else { return Ok(false) };
+        if let Some(handle) = inner.calls.find(call) {
+            handle.hang_up();
+            return Ok(true);
+        }
+        let directory = inner.directory.load_full();
+        if let Some(integration) = directory.integration(record.integration_id)
+            && !record.provider_call.is_empty()
+            && record.ended.is_none()
+        {
+            inner.clients.of(integration)?.hang_up(&record.provider_call).await?;
+        }
+        Ok(true)
+    }
+
     /// Waits for what is under way, as long as `limit`.
     pub async fn close(&self, limit: Duration) {
         self.inner.tasks.close();
         if timeout(limit, self.inner.tasks.wait()).await.is_err() {
             warn!("events were still acting; the next start lets them act again");
         }
-    }
-}
-
-impl Outbound for Desk {
-    fn call(&self, order: OutboundCall) -> BoxFuture<'static, Result<CallId, OutboundError>> {
-        let inner = self.inner.clone();
-        async move { inner.call(order).await }.boxed()
-    }
-
-    fn message(&self, order: OutboundMessage) -> BoxFuture<'static, Result<Uuid, OutboundError>> {
-        let inner = self.inner.clone();
-        async move { inner.message(order, None).await }.boxed()
     }
 }
 
@@ -326,17 +392,10 @@ impl Inner {
     fn able(
         &self,
         company: Uuid,
-        through: Through,
+        only: Option<Uuid>,
         can: impl Fn(&providers::provider::Capabilities) -> bool,
     ) -> Vec<Able> {
         let directory = self.directory.load();
-        let only = match through {
-            Through::Any => None,
-            Through::Integration(id) => Some(id),
-            Through::Line(id) => {
-                Some(directory.lines().find(|line| line.id == id).map_or(Uuid::nil(), |line| line.integration))
-            }
-        };
         let mut able: Vec<Able> = directory
             .integrations_of(company)
             .filter(|integration| only.is_none_or(|id| id == integration.id))
@@ -350,7 +409,7 @@ impl Inner {
     }
 
     /// The line that calls: the one that was asked for, else one of the same country, else the first.
-    fn line_for(&self, able: &[Able], order: &OutboundCall) -> Option<(usize, Arc<Line>)> {
+    fn line_for(&self, able: &[Able], request: &CallRequest) -> Option<(usize, Arc<Line>)> {
         let directory = self.directory.load();
         let mut lines: Vec<(usize, Arc<Line>)> = Vec::new();
         for (index, one) in able.iter().enumerate() {
@@ -359,11 +418,13 @@ impl Inner {
             own.sort_by(|a, b| a.number.cmp(&b.number));
             lines.extend(own.into_iter().map(|line| (index, line.clone())));
         }
-        if let Through::Line(wanted) = order.through {
-            return lines.into_iter().find(|(_, line)| line.id == wanted);
+        if let Some(wanted) = &request.line {
+            return lines.into_iter().find(|(_, line)| line.number == *wanted);
         }
-        let theirs = dialling::country(order.to.as_str());
-        let near = lines.iter().position(|(_, line)| theirs.is_some() && dialling::country(&line.number) == theirs);
+        let theirs = crate::agent::dialling::country(request.to.as_str());
+        let near = lines
+            .iter()
+            .position(|(_, line)| theirs.is_some() && crate::agent::dialling::country(&line.number) == theirs);
         (!lines.is_empty()).then(|| lines.swap_remove(near.unwrap_or(0)))
     }
 
@@ -381,33 +442,34 @@ impl Inner {
         })
     }
 
-    async fn call(&self, order: OutboundCall) -> Result<CallId, OutboundError> {
-        let company = order.company;
-        let store = self.store.as_ref().ok_or(NO_STORE)?;
+    async fn call(&self, company: Uuid, request: CallRequest) -> Result<CallId, OutboundError> {
+        let store = self.store.as_ref().ok_or(OutboundError::NoStore)?;
         self.calls.ready()?;
-        let able = self.able(company, order.through, |can| can.dial);
+        let able = self.able(company, request.integration, |can| can.dial);
         if able.is_empty() {
             return Err(OutboundError::Unable("make calls"));
         }
-        let (index, line) = self.line_for(&able, &order).ok_or(OutboundError::Unknown("line"))?;
+        let (index, line) = self
+            .line_for(&able, &request)
+            .ok_or_else(|| OutboundError::NoLine(request.line.clone().unwrap_or_default()))?;
         let Able { integration, client } = &able[index];
         let settings = self.directory.load().settings(company);
-        let done = self.done(store, company, Deed::Call, order.to.as_str()).await?;
-        let to = settings.check(Deed::Call, &order.to, &line.number, &clock::local_now(), done)?;
-        let (mut agent, agent_id, agent_version) = match order.agent.filter(|id| *id != line.agent_id) {
+        let done = self.done(store, company, Deed::Call, request.to.as_str()).await?;
+        let to = settings.check(Deed::Call, &request.to, &line.number, &clock::local_now(), done)?;
+        if self.dialled.len() >= MAX_DIALLED {
+            return Err(OutboundError::TooMany);
+        }
+        let (mut agent, agent_id, agent_version) = match request.agent {
             None => ((*line.agent).clone(), line.agent_id, line.agent_version),
             Some(id) => {
-                let info = store.agent(company, id).await?.ok_or(OutboundError::Unknown("agent"))?;
-                (info.profile.0, id, info.version)
+                let other = store.agent(company, id).await?.ok_or(OutboundError::NoAgent)?;
+                (other.profile.0, id, other.version)
             }
         };
-        self.calls.can_run(&agent).map_err(|_| OutboundError::NotSetUp)?;
-        if self.dialled.len() >= MAX_DIALLED {
-            return Err(OutboundError::Full);
-        }
-        if let Some(greeting) = &order.greeting {
+        if let Some(greeting) = &request.greeting {
             agent.greeting.clone_from(greeting);
         }
+        let (detect_machine, max_call_s) = (agent.detect_machine, self.calls.longest_call_s(&agent));
         let id = CallId::new();
         let setup = CallSetup {
             id,
@@ -423,7 +485,7 @@ impl Inner {
             agent: Arc::new(agent),
             agent_id: Some(agent_id),
             agent_version: Some(agent_version),
-            purpose: order.purpose.clone(),
+            purpose: request.purpose.clone(),
         };
         store.put_call(&record::offered(&setup)).await?;
         self.dialled.insert(id, (Instant::now(), setup.clone()));
@@ -433,9 +495,9 @@ impl Inner {
             to: to.clone(),
             answer_url: (self.base)(&path("voice")),
             status_url: (self.base)(&path("status")),
-            detect_machine: setup.agent.detect_machine,
+            detect_machine,
             ring_s: RING_S,
-            max_call_s: self.calls.longest_call_s(&setup.agent),
+            max_call_s,
         };
         match client.dial(&dial).await {
             Ok(dialled) => {
@@ -463,32 +525,23 @@ impl Inner {
         }
     }
 
-    /// `answer_from`: an answer to somebody who wrote to that number of ours; quiet hours do not apply.
-    async fn message(&self, order: OutboundMessage, answer_from: Option<PhoneNumber>) -> Result<Uuid, OutboundError> {
-        let company = order.company;
-        let store = self.store.as_ref().ok_or(NO_STORE)?;
-        let able = self.able(company, order.through, |can| can.messages);
+    async fn message(&self, company: Uuid, request: MessageRequest) -> Result<Uuid, OutboundError> {
+        let store = self.store.as_ref().ok_or(OutboundError::NoStore)?;
+        let able = self.able(company, request.integration, |can| can.messages);
         let Some(Able { integration, client }) = able.first() else {
             return Err(OutboundError::Unable("send messages"));
         };
         let directory = self.directory.load_full();
         let mut lines: Vec<&Arc<Line>> = directory.lines().filter(|line| line.integration == integration.id).collect();
         lines.sort_by(|a, b| a.number.cmp(&b.number));
-        let mut settings = CompanySettings::clone(&directory.settings(company));
-        let from = match (answer_from, order.through) {
-            (Some(from), _) => {
-                settings.quiet_hours = None;
-                Some(from)
-            }
-            (None, Through::Line(id)) => {
-                lines.iter().find(|line| line.id == id).map(|line| PhoneNumber::new(line.number.clone()))
-            }
-            // The client picks one that fits.
-            (None, _) => None,
-        };
+        let from = request.from.clone();
         let line = from.as_ref().map(PhoneNumber::as_str).or(lines.first().map(|line| line.number.as_str()));
-        let done = self.done(store, company, Deed::Message, order.to.as_str()).await?;
-        let to = settings.check(Deed::Message, &order.to, line.unwrap_or_default(), &clock::local_now(), done)?;
+        let mut settings = CompanySettings::clone(&directory.settings(company));
+        if request.answer {
+            settings.quiet_hours = None;
+        }
+        let done = self.done(store, company, Deed::Message, request.to.as_str()).await?;
+        let to = settings.check(Deed::Message, &request.to, line.unwrap_or_default(), &clock::local_now(), done)?;
         let known_line = PhoneNumber::new(line.unwrap_or_default());
         let new = NewMessage {
             company,
@@ -496,14 +549,14 @@ impl Inner {
             direction: Direction::Outbound,
             line: &known_line,
             peer: &to,
-            text: &order.text,
+            text: &request.text,
             media: &[],
             provider_message: None,
             status: "queued",
         };
-        let id = store.add_message(new).await?.ok_or(OutboundError::Full)?;
+        let id = store.add_message(new).await?.ok_or(OutboundError::TooMany)?;
         let status_url = (self.base)(&format!("/webhooks/{}/{}/status", integration.provider, integration.id));
-        let out = OutgoingMessage { from, to: to.clone(), text: order.text, status_url };
+        let out = OutgoingMessage { from, to: to.clone(), text: request.text, status_url };
         match client.send_message(&out).await {
             Ok(sent) => {
                 store.note_sent(company, id, Some(&sent.provider_message), &sent.from, &sent.status, None).await?;
@@ -520,7 +573,7 @@ impl Inner {
 
     /// Past calls of all integrations, newest first. One that does not answer is left out, and named.
     async fn history(&self, company: Uuid, query: &HistoryQuery) -> (Vec<PastCall>, Vec<String>) {
-        let able = self.able(company, Through::Any, |can| can.history);
+        let able = self.able(company, None, |can| can.history);
         let asked = able.iter().map(|one| timeout(HISTORY_LIMIT, one.client.history(query)));
         let (mut calls, mut silent) = (Vec::new(), Vec::new());
         for (one, answer) in able.iter().zip(join_all(asked).await) {
@@ -791,13 +844,14 @@ impl Inner {
         if written.text.is_empty() {
             return Ok(());
         }
-        let answer = OutboundMessage {
-            company,
-            through: Through::Integration(integration.id),
+        let answer = MessageRequest {
+            integration: Some(integration.id),
+            from: Some(message.to.clone()),
             to: message.from.clone(),
             text: written.text,
+            answer: true,
         };
-        self.message(answer, Some(message.to.clone())).await?;
+        self.message(company, answer).await?;
         Ok(())
     }
 }
@@ -847,15 +901,13 @@ impl Telephone for CompanyTelephone {
     fn make_call(&self, cx: ToolContext, order: CallOrder) -> BoxFuture<'static, Result<Value, ToolError>> {
         let (desk, company) = (self.desk.clone(), self.company);
         async move {
-            let order = OutboundCall {
-                company,
-                through: Through::Any,
+            let request = CallRequest {
                 to: order.to,
                 greeting: order.greeting,
                 purpose: order.purpose,
-                agent: None,
+                ..CallRequest::default()
             };
-            let done = desk.call(order).await;
+            let done = desk.call(company, request).await;
             desk.note_use(company, &cx, "make_call", done.as_ref().map(ToString::to_string)).await;
             Ok(json!({ "status": "dialling", "call": done.map_err(spoken)?.to_string() }))
         }
@@ -865,8 +917,8 @@ impl Telephone for CompanyTelephone {
     fn send_sms(&self, cx: ToolContext, order: SmsOrder) -> BoxFuture<'static, Result<Value, ToolError>> {
         let (desk, company) = (self.desk.clone(), self.company);
         async move {
-            let order = OutboundMessage { company, through: Through::Any, to: order.to, text: order.text };
-            let done = desk.message(order, None).await;
+            let request = MessageRequest { to: order.to, text: order.text, ..MessageRequest::default() };
+            let done = desk.message(company, request).await;
             desk.note_use(company, &cx, "send_sms", done.as_ref().map(ToString::to_string)).await;
             Ok(json!({ "status": "sent", "message": done.map_err(spoken)?.to_string() }))
         }
@@ -913,13 +965,12 @@ impl Inner {
 /// What a model is told of a failure: what it can say, and nothing of credentials.
 fn spoken(error: OutboundError) -> ToolError {
     match error {
-        OutboundError::Number(_) => ToolError::Arguments(error.to_string()),
-        OutboundError::Store(_) => {
+        OutboundError::Refused(refusal @ (OutboundRefusal::NotE164(_) | OutboundRefusal::Ourselves)) => {
+            ToolError::Arguments(refusal.to_string())
+        }
+        OutboundError::Store(_) | OutboundError::Credentials(_) | OutboundError::NoStore => {
             ToolError::Failed("the system could not do it now; tell the caller that it did not work".into())
         }
         other => ToolError::Failed(other.to_string()),
     }
 }
-
-/// A server without a store starts nothing: what is not written down first could be lost.
-const NO_STORE: OutboundError = OutboundError::Unable("be asked, since this server keeps no records");

@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-use crate::app::{Api, App};
+use crate::app::App;
 use crate::call::recorder;
 use crate::config::Config;
 use crate::http::auth::SetupLink;
@@ -53,8 +53,8 @@ pub async fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
     }
     let setup = first_start(&config, &store).await?;
     let public_url = config.server.public_url.clone();
-    let api = Api { store: store.clone(), setup: setup.as_ref().map(SetupLink::new) };
-    let app = App::start(config, directory.directory.clone(), ledger, Some(api)).await?;
+    let link = setup.as_ref().map(SetupLink::new);
+    let app = App::with_api(config, directory.directory.clone(), store.clone(), link, ledger).await?;
     info!(address = %app.address, "ready");
     if let Some(secret) = &setup {
         // To whoever started the server, and not into the log, which others may read.

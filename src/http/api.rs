@@ -52,8 +52,6 @@ mod wiring;
 
 use problem::{ApiError, Kind};
 
-pub use accounts::Accounts;
-
 /// A body; an agent with its prompt and workflow (256 KiB) is the largest.
 const BODY_BYTES: usize = 1 << 20;
 /// A request until its answer begins. A provider that is tried three times takes longest.
@@ -90,8 +88,6 @@ pub struct ApiState {
     pub store: Store,
     pub calls: Arc<dyn LiveCalls>,
     pub outbound: Arc<dyn Outbound>,
-    /// The providers' clients, by integration.
-    pub accounts: Arc<Accounts>,
     pub urls: Arc<ServerUrls>,
     pub proxies: Arc<TrustedProxies>,
     /// `recording.dir`.
@@ -123,7 +119,6 @@ impl ApiState {
             store,
             calls,
             outbound,
-            accounts: Arc::default(),
             urls,
             proxies,
             recordings: recordings.into(),

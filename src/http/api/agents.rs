@@ -105,6 +105,9 @@ pub(super) struct NewAgent {
     /// TOML.
     workflow: Option<String>,
     tools: Option<Vec<String>>,
+    /// Who gets a caller that asks for a person.
+    transfer_to: Option<String>,
+    detect_machine: Option<bool>,
     #[schema(value_type = Option<Object>)]
     turn: Option<Value>,
 }

@@ -25,8 +25,8 @@ use super::messages::Begun;
 use super::once::{self, Made};
 use super::problem::{ApiError, Kind, Problem};
 use super::recording;
+use crate::call::desk::CallRequest;
 use crate::call::handle::CallEvent;
-use crate::call::outbound::{OutboundCall, Through};
 use crate::conversation::transcript::Transcript;
 use crate::http::auth::Caller;
 use crate::providers::provider::CallOutcome;
@@ -186,21 +186,26 @@ pub(super) struct Way {
     pub integration: Option<Uuid>,
 }
 
-/// Another company's line or integration is not there.
-pub(super) async fn through(state: &ApiState, company: Uuid, way: Way) -> Result<Through, ApiError> {
+/// An integration and the number of one of its lines; another company's are not there.
+pub(super) async fn through(
+    state: &ApiState,
+    company: Uuid,
+    way: Way,
+) -> Result<(Option<Uuid>, Option<String>), ApiError> {
     let missing = || ApiError::new(Kind::NotFound);
     match way {
-        Way { line: None, integration: None } => Ok(Through::Any),
-        Way { line: None, integration: Some(id) } => {
-            state.store.integration(company, id).await?.ok_or_else(missing)?;
-            Ok(Through::Integration(id))
+        Way { line: None, integration } => {
+            if let Some(id) = integration {
+                state.store.integration(company, id).await?.ok_or_else(missing)?;
+            }
+            Ok((integration, None))
         }
         Way { line: Some(id), integration } => {
             let line = state.store.line(company, id).await?.ok_or_else(missing)?;
             if integration.is_some_and(|integration| integration != line.integration_id) {
                 return Err(ApiError::field("integration_id", "is not the line's"));
             }
-            Ok(Through::Line(id))
+            Ok((Some(line.integration_id), Some(line.number)))
         }
     }
 }
@@ -238,12 +243,12 @@ async fn create(
         state.store.agent(company, agent).await?.ok_or_else(|| ApiError::new(Kind::NotFound))?;
     }
     let way = Way { line: new.line_id, integration: new.integration_id };
-    let through = through(&state, company, way).await?;
-    let order = OutboundCall { company, through, to: to.clone(), greeting, purpose, agent: new.agent_id };
+    let (integration, line) = through(&state, company, way).await?;
+    let order = CallRequest { integration, line, to: to.clone(), greeting, purpose, agent: new.agent_id };
     let key = once::key(&headers)?;
     let worker = state.clone();
     let work = async move {
-        let id = worker.outbound.call(order).await?;
+        let id = worker.outbound.call(company, order).await?;
         worker.note(&caller, company, "call.made", id, json!({ "to": to.as_str() })).await;
         Ok(Made { id: id.uuid(), under: "/api/v1/calls" })
     };
@@ -268,7 +273,7 @@ async fn hang_up(
     }
     if !state.calls.hang_up(record.id) {
         // It rings, or people talk on it: its provider can end it.
-        let account = match state.accounts.of(&state.store, company, record.integration_id).await {
+        let account = match state.account(company, record.integration_id).await {
             Ok(account) if account.provider.kind().capabilities.hang_up && !record.provider_call.is_empty() => account,
             _ => return Err(ApiError::new(Kind::NotRunning)),
         };

@@ -117,11 +117,10 @@ fn settings_faults(settings: &CompanySettings) -> Vec<(String, String)> {
     let mut faults = Vec::new();
     let mut fault = |field: String, problem: &str| faults.push((field, problem.to_owned()));
     for (index, country) in settings.allowed_countries.iter().enumerate() {
-        if country.len() != 2 || !country.bytes().all(|byte| byte.is_ascii_uppercase()) {
-            fault(
-                format!("settings.allowed_countries[{index}]"),
-                "must be two capital letters such as UA (ISO 3166-1)",
-            );
+        let is_code = country.len() == 2 && country.bytes().all(|byte| byte.is_ascii_uppercase());
+        if !is_code && country != "*" {
+            let problem = "must be two capital letters such as UA (ISO 3166-1), or * for all";
+            fault(format!("settings.allowed_countries[{index}]"), problem);
         }
     }
     if let Some(quiet) = &settings.quiet_hours {

@@ -293,7 +293,7 @@ async fn verify(
     Params(whose): Params<Whose>,
 ) -> Result<Json<Verified>, ApiError> {
     let company = caller.owner(&state, Role::Owner, whose.company_id, Owned::Integration, id).await?;
-    let account = state.accounts.of(&state.store, company, id).await?;
+    let account = state.account(company, id).await?;
     let outcome = answered(account.provider.verify()).await;
     let noted = match &outcome {
         Ok(account) => Ok(account.name.clone()),
@@ -332,7 +332,7 @@ async fn remote_lines(
     Params(whose): Params<Whose>,
 ) -> Result<Json<Page<RemoteLineInfo>>, ApiError> {
     let company = caller.owner(&state, Role::Operator, whose.company_id, Owned::Integration, id).await?;
-    let account = state.accounts.of(&state.store, company, id).await?;
+    let account = state.account(company, id).await?;
     let remote = in_time(account.provider.lines()).await?;
     let ours = lines_of(&state, company, id).await?;
     let items = remote.into_iter().map(|remote| {

@@ -15,12 +15,13 @@ use super::calls::{Way, through};
 use super::input::{self, Id, Params, RawBody, Whose, e164, part, phone, sound};
 use super::once::{self, Made};
 use super::problem::{ApiError, Kind, Problem};
-use crate::call::outbound::OutboundMessage;
+use crate::call::desk::MessageRequest;
 use crate::http::auth::Caller;
 use crate::store::Page;
 use crate::store::messages::Message;
 use crate::store::owners::Owned;
 use crate::store::users::Role;
+use crate::telephony::PhoneNumber;
 
 /// Ten segments of 160 characters: Twilio's longest (error 21617 beyond).
 const MAX_TEXT: usize = 1600;
@@ -116,12 +117,13 @@ async fn create(
     sound(fault.map(|problem| ("text".to_owned(), problem)))?;
     let to = e164("to", &new.to)?;
     let way = Way { line: new.line_id, integration: new.integration_id };
-    let through = through(&state, company, way).await?;
-    let order = OutboundMessage { company, through, to: to.clone(), text: new.text };
+    let (integration, line) = through(&state, company, way).await?;
+    let from = line.map(PhoneNumber::new);
+    let order = MessageRequest { integration, from, to: to.clone(), text: new.text, answer: false };
     let key = once::key(&headers)?;
     let worker = state.clone();
     let work = async move {
-        let id = worker.outbound.message(order).await?;
+        let id = worker.outbound.message(company, order).await?;
         worker.note(&caller, company, "message.sent", id, json!({ "to": to.as_str() })).await;
         Ok(Made { id, under: "/api/v1/messages" })
     };

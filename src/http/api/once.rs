@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::ApiState;
 use super::problem::{ApiError, Kind, PROBLEM_JSON};
-use crate::call::outbound::OutboundError;
+use crate::call::desk::OutboundError;
+use crate::providers::rest::ProviderError;
 use crate::store::audit::Repeat;
 
 const HEADER: &str = "idempotency-key";
@@ -63,7 +64,7 @@ async fn settle(
     key: Option<&str>,
     outcome: Result<Made, OutboundError>,
 ) -> Result<(StatusCode, String), ApiError> {
-    let maybe_done = outcome.as_ref().err().is_some_and(OutboundError::maybe_done);
+    let maybe_done = outcome.as_ref().err().is_some_and(maybe_done);
     let (status, body): (StatusCode, Value) = match outcome {
         Ok(Made { id, under }) => (StatusCode::CREATED, json!({ "id": id, "url": format!("{under}/{id}") })),
         Err(fault) => {
@@ -82,6 +83,11 @@ async fn settle(
         state.store.end_once(company, key, status.as_u16(), &body).await?;
     }
     Ok((status, body))
+}
+
+/// The provider was asked and did not answer: it may ring all the same.
+fn maybe_done(fault: &OutboundError) -> bool {
+    matches!(fault, OutboundError::Provider(ProviderError::Unreachable { maybe_done: true, .. }))
 }
 
 fn answer(status: u16, body: &str, again: bool) -> Response {

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use tracing::error;
 use utoipa::ToSchema;
 
-use crate::call::outbound::OutboundError;
+use crate::agent::dialling::OutboundRefusal;
+use crate::call::desk::OutboundError;
+use crate::call::registry::Refused;
 use crate::providers::rest::ProviderError;
 use crate::store::StoreError;
 
@@ -301,29 +303,36 @@ impl From<ProviderError> for ApiError {
 
 impl From<OutboundError> for ApiError {
     fn from(fault: OutboundError) -> Self {
-        let kind = match fault {
-            OutboundError::Number(_) => Kind::Number,
-            OutboundError::Emergency => Kind::EmergencyNumber,
-            OutboundError::Premium => Kind::PremiumNumber,
-            OutboundError::Country { .. } => Kind::Country,
-            OutboundError::QuietHours { .. } => Kind::QuietHours,
-            OutboundError::Cap { .. } => Kind::Cap,
-            OutboundError::Unknown(_) => Kind::NotFound,
+        let kind = match &fault {
+            OutboundError::Refused(refusal) => match refusal {
+                OutboundRefusal::NotE164(_) | OutboundRefusal::Ourselves => Kind::Number,
+                OutboundRefusal::Emergency => Kind::EmergencyNumber,
+                OutboundRefusal::Premium => Kind::PremiumNumber,
+                OutboundRefusal::Country { .. } => Kind::Country,
+                OutboundRefusal::Quiet(_) => Kind::QuietHours,
+                OutboundRefusal::TooMany { .. } => Kind::Cap,
+            },
+            OutboundError::NoLine(_) | OutboundError::NoAgent => Kind::NotFound,
             OutboundError::Unable(_) => Kind::Unable,
-            OutboundError::NotSetUp => Kind::AgentNotSetUp,
-            OutboundError::NotPublic => Kind::NotPublic,
-            OutboundError::Full => Kind::Full,
-            OutboundError::Provider(fault) => return fault.into(),
-            OutboundError::Store(fault) => return fault.into(),
+            OutboundError::NotReady(Refused::NotSetUp) => Kind::AgentNotSetUp,
+            OutboundError::NotReady(_) | OutboundError::TooMany => Kind::Full,
+            OutboundError::Credentials(_) => Kind::ProviderCredentials,
+            OutboundError::NoStore => Kind::Internal,
+            OutboundError::Provider(_) | OutboundError::Store(_) => Kind::Store,
         };
-        let problem = Self::because(kind, fault.to_string());
+        let detail = fault.to_string();
         match fault {
-            OutboundError::Cap { retry_s, .. } => problem.retry_after(retry_s),
-            OutboundError::Full => problem.retry_after(10),
-            _ => problem,
+            OutboundError::Provider(fault) => fault.into(),
+            OutboundError::Store(fault) => fault.into(),
+            _ if kind == Kind::Cap => Self::because(kind, detail).retry_after(CAP_S),
+            _ if kind == Kind::Full => Self::because(kind, detail).retry_after(10),
+            _ => Self::because(kind, detail),
         }
     }
 }
+
+/// A cap counts the last hour: a part of it is free again some time sooner.
+const CAP_S: u64 = 600;
 
 #[cfg(test)]
 mod tests {

@@ -110,7 +110,7 @@ async fn account(
     id: Uuid,
 ) -> Result<(Uuid, Account), ApiError> {
     let company = caller.owner(state, Role::Owner, whose, Owned::Integration, id).await?;
-    Ok((company, state.accounts.of(&state.store, company, id).await?))
+    Ok((company, state.account(company, id).await?))
 }
 
 /// Show the webhooks
