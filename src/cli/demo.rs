@@ -102,7 +102,7 @@ async fn demonstrate(args: &Args, mut config: Config, fixture: Arc<Fixture>, out
     config.recording.dir = out.join("calls");
     let secret = Uuid::new_v4().simple().to_string();
     let (directory, integration) = set_up(args, &fixture, &secret)?;
-    let app = App::start(config, Arc::new(ArcSwap::from_pointee(directory)), Ledger::none(), None).await?;
+    let app = App::start(config, Arc::new(ArcSwap::from_pointee(directory)), None, Ledger::none()).await?;
     let (lines_tx, lines) = mpsc::channel(LINES);
     let telling = tokio::spawn(tell(app.calls.events(), lines_tx));
     let way = Way::Webhook {
