@@ -174,6 +174,8 @@ impl Server {
             )
         };
         tokio::spawn(offhook::http::serve(listener, api::router(state), closing.clone()));
+        // An error means that there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         let url = format!("http://{address}");
         Self { url, client, store, outbound, live, recordings, closing, _base: base }
