@@ -174,6 +174,8 @@ impl Server {
             )
         };
         tokio::spawn(offhook::http::serve(listener, api::router(state), closing.clone()));
+        // An error means that there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         let url = format!("http://{address}");
         Self { url, client, store, outbound, live, recordings, closing, _base: base }
@@ -639,7 +641,7 @@ async fn every_faulty_field_is_named_at_once(base: Base) {
     };
     assert_eq!(raw("{", "application/json").await.unwrap().status(), 400);
     assert_eq!(raw("name=x", "application/x-www-form-urlencoded").await.unwrap().status(), 415);
-    let huge = json!({ "name": "x".repeat(2 << 20), "role": "viewer" });
+    let huge = json!({ "name": "x".repeat((1 << 20) + 1), "role": "viewer" });
     assert_eq!(server.post("/api/v1/keys", acme.owner(), huge).await.0, 413);
     assert_eq!(server.ask(Method::PUT, "/api/v1/keys", acme.owner(), None).await.0, 405);
     assert_eq!(server.ask(Method::GET, "/api/v1/calls/not-an-id", acme.owner(), None).await.0, 404);
@@ -858,6 +860,7 @@ async fn an_onlooker_sees_a_call_until_it_ends(base: Base) {
     let running = CallRecord { ended: None, end: None, ..record(acme.company, "Acme", acme.integration, acme.agent) };
     server.store.put_call(&running).await.unwrap();
     server.live.running.lock().unwrap().insert(running.id);
+    let _keeps_the_channel_open = server.live.events.subscribe();
     let watch = |call: CallId| server.request(Method::GET, &format!("/api/v1/calls/{call}/events"), key).send();
     let stream = watch(running.id).await.unwrap();
     assert_eq!(stream.headers()["content-type"], "text/event-stream");
