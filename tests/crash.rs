@@ -90,6 +90,8 @@ impl Program {
             char_ms = 10
             [llm]
             engine = "scripted"
+            [security]
+            webhooks_per_minute = 0
             [recording]
             dir = "{}"
             [telemetry]
@@ -114,7 +116,12 @@ impl Program {
     }
 
     fn apply(&self) {
-        let done = self.command().arg("apply").arg(self.base.dir.path().join("setup.toml")).output().expect("runs");
+        let done = self
+            .command()
+            .args(["apply", "--no-verify"])
+            .arg(self.base.dir.path().join("setup.toml"))
+            .output()
+            .expect("runs");
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
@@ -389,13 +396,13 @@ async fn no_record_is_lost_or_doubled_and_every_one_is_closed(base: Base) {
     }
     let doubled: Vec<_> = by_sid.iter().filter(|(_, count)| **count > 1).collect();
     assert!(doubled.is_empty(), "doubled: {doubled:?}");
-    // The server says so where it answers before the record is on disk, because the store is slower than a call may wait.
-    let unkept = logs.iter().filter(|line| line.contains("the store is slow")).count();
-    let lost = |sids: &HashSet<String>| sids.iter().filter(|sid| !by_sid.contains_key(sid.as_str())).count();
-    assert!(lost(&told.promised) <= unkept, "{} of {} lost", lost(&told.promised), told.promised.len());
+    // Also where the store was slower than a call may wait: then the record was in a file.
+    let in_files = logs.iter().filter(|line| line.contains("with its record in a file")).count();
+    let lost: Vec<_> = told.promised.iter().filter(|sid| !by_sid.contains_key(sid.as_str())).collect();
+    assert!(lost.is_empty(), "{} of {} lost", lost.len(), told.promised.len());
     let crashed = records.iter().filter(|record| record.end == Some(CRASHED)).count();
     println!(
-        "{kills} kills, {} calls promised, {} heard, {} records, {crashed} crashed, {unkept} answered before their record",
+        "{kills} kills, {} calls promised, {} heard, {} records, {crashed} crashed, {in_files} answered with their record in a file",
         told.promised.len(),
         told.heard.len(),
         records.len(),

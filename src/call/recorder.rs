@@ -69,6 +69,24 @@ impl Archive {
         self.config.dir.join(call.to_string())
     }
 
+    /// Keeps the record of a call that is answered before the store has it: in a file until then. A process that dies in
+    /// between leaves the file, and the next start reads it.
+    pub async fn keep(&self, record: &CallRecord) -> std::io::Result<PathBuf> {
+        let folder = self.config.dir.join(KEPT);
+        let (path, json) = (folder.join(format!("{}.json", record.id)), serde_json::to_vec(record)?);
+        let file = path.clone();
+        tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&folder)?;
+            // Whole or not at all: a half-written one would be nobody's call.
+            let part = file.with_extension("part");
+            std::fs::write(&part, json)?;
+            std::fs::rename(&part, &file)
+        })
+        .await
+        .map_err(std::io::Error::other)??;
+        Ok(path)
+    }
+
     pub fn recorder(&self, call: CallId, start: Instant) -> Recorder {
         Recorder {
             call,
@@ -86,6 +104,24 @@ impl Archive {
             metrics::counter!("offhook_frames_dropped_total", "where" => "recorder").increment(50);
         }
     }
+}
+
+/// Beside the calls' folders, which have ids as names.
+const KEPT: &str = "not-in-the-store";
+
+/// The records that a dead process kept in files, with their files.
+pub fn kept(config: &RecordingConfig) -> Vec<(PathBuf, CallRecord)> {
+    let Ok(files) = std::fs::read_dir(config.dir.join(KEPT)) else { return Vec::new() };
+    let read = |path: PathBuf| {
+        let record = std::fs::read(&path).ok().and_then(|json| serde_json::from_slice(&json).ok())?;
+        Some((path, record))
+    };
+    files
+        .flatten()
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|it| it == "json"))
+        .filter_map(read)
+        .collect()
 }
 
 const RATE: SampleRate = SampleRate::HZ_8000;

@@ -245,9 +245,24 @@ impl Calls {
     /// Writes down a call that is about to be answered, and waits a moment for the disk: whoever is told to connect a
     /// call has its record. A store that stands still holds up nobody; the record waits in memory.
     pub async fn offer(&self, setup: &CallSetup) {
-        self.inner.ledger.offer(record::offered(setup));
-        if !self.inner.ledger.flush(OFFER_WAIT).await {
-            warn!(call = %setup.id, "the store is slow: the call is answered before its record is on disk");
+        let record = record::offered(setup);
+        self.inner.ledger.offer(record.clone());
+        if self.inner.ledger.flush(OFFER_WAIT).await {
+            return;
+        }
+        match self.inner.archive.keep(&record).await {
+            Ok(file) => {
+                warn!(call = %setup.id, "the store is slow: the call is answered with its record in a file");
+                let ledger = self.inner.ledger.clone();
+                self.inner.tasks.spawn(async move {
+                    if ledger.flush(KEPT_LIFE).await {
+                        let _ = tokio::fs::remove_file(file).await;
+                    }
+                });
+            }
+            Err(fault) => {
+                error!(call = %setup.id, %fault, "the store is slow and recording.dir takes no file: until the store is back, the call's record is in memory only");
+            }
         }
     }
 
@@ -373,6 +388,8 @@ impl Calls {
 
 /// Most of what a provider may wait for the answer to an incoming call (200 ms).
 const OFFER_WAIT: Duration = Duration::from_millis(150);
+/// A file whose record the store has not taken by then is left for the next start.
+const KEPT_LIFE: Duration = Duration::from_secs(3600);
 /// Enough for a spoken goodbye.
 const GOODBYE: Duration = Duration::from_secs(8);
 /// A cancelled call closes its files within this.

@@ -51,6 +51,13 @@ pub async fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
             store.put_if_longer(&record).await?;
         }
     }
+    for (file, mut record) in recorder::kept(&config.recording) {
+        if store.call(record.company_id, record.id).await?.is_none() {
+            record.close(record.started, nodes::CRASHED);
+            store.put_call(&record).await?;
+        }
+        std::fs::remove_file(file).ok();
+    }
     let setup = first_start(&config, &store).await?;
     let public_url = config.server.public_url.clone();
     let link = setup.as_ref().map(SetupLink::new);
