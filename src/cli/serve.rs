@@ -53,7 +53,11 @@ pub async fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
     }
     for (file, mut record) in recorder::kept(&config.recording) {
         if store.call(record.company_id, record.id).await?.is_none() {
-            record.close(record.started, nodes::CRASHED);
+            // If its audio came, its folder knows more.
+            match recorder::close_record(&config.recording, record.id, record.started, nodes::CRASHED) {
+                Some(longer) => record = longer,
+                None => record.close(record.started, nodes::CRASHED),
+            }
             store.put_call(&record).await?;
         }
         std::fs::remove_file(file).ok();
