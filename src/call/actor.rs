@@ -259,7 +259,8 @@ impl Call {
         match event {
             LegEvent::Packet(packet) => {
                 if self.settings.echo_guard_db > 0.0 {
-                    self.ingress.expect_echo(self.egress.loudest(now) - self.settings.echo_guard_db);
+                    let below = self.egress.loudest(now) - self.settings.echo_guard_db;
+                    self.ingress.expect_echo(below, self.egress.is_sounding(now));
                 }
                 self.ingress.push(now, packet);
                 while let Some(judged) = self.ingress.next(now) {

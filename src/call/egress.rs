@@ -297,6 +297,11 @@ impl Egress {
         }
     }
 
+    /// Whether the caller hears the agent now, or is about to.
+    pub fn is_sounding(&self, now: Instant) -> bool {
+        !self.held && !self.playout.is_paused() && !self.playout.is_heard(now)
+    }
+
     /// The loudest that the agent has been within the reach of an echo, dBFS; -96 when it was silent.
     pub fn loudest(&self, now: Instant) -> f32 {
         let recent = self.loudness.iter().filter(|(at, _)| *at <= now && *at + ECHO_REACH >= now);

@@ -63,10 +63,15 @@ pub struct Ingress {
     voiced_before: bool,
     /// Packets softer than this are taken for an echo of the agent, dBFS.
     echo_dbfs: f32,
+    agent_sounds: bool,
+    /// Packets since the caller's last speech.
+    caller_quiet: u32,
 }
 
 /// Packets before the start of speech that may hold a weak first consonant.
 const ONSET_PACKETS: usize = 3;
+/// Packets of silence in which a caller's speech may go on: stops inside words and between them.
+const HANGOVER: u32 = 10;
 
 impl Ingress {
     /// `in_band_keys`: look for key tones in the sound (for legs that do not report keys themselves).
@@ -104,6 +109,8 @@ impl Ingress {
             last_voiced: now,
             voiced_before: false,
             echo_dbfs: f32::NEG_INFINITY,
+            agent_sounds: false,
+            caller_quiet: u32::MAX,
         })
     }
 
@@ -112,9 +119,11 @@ impl Ingress {
         self.jitter.push(now, packet);
     }
 
-    /// From here on, what is softer than this is the agent's own echo.
-    pub fn expect_echo(&mut self, below_dbfs: f32) {
+    /// From here on, what is softer than this is the agent's own echo. A caller who speaks while the agent no longer does
+    /// is believed whatever the level: speech has soft parts, and the echo of what was said last is short.
+    pub fn expect_echo(&mut self, below_dbfs: f32, agent_sounds: bool) {
         self.echo_dbfs = below_dbfs;
+        self.agent_sounds = agent_sounds;
     }
 
     /// Judges the next 20 ms if they are there.
@@ -145,11 +154,13 @@ impl Ingress {
         self.media_now += FRAME;
         // The detector hears everything; only the verdict on an echo is overruled.
         let mut probability = self.detector.push(&self.frame);
-        let echo = level_dbfs(&self.frame) < self.echo_dbfs;
+        let caller_speaks = self.caller_quiet <= HANGOVER && !self.agent_sounds;
+        let echo = level_dbfs(&self.frame) < self.echo_dbfs && !caller_speaks;
         if echo {
             probability = 0.0;
         }
         let verdict = self.gate.push(probability);
+        self.caller_quiet = if verdict.speaking { 0 } else { self.caller_quiet.saturating_add(1) };
         if verdict.voiced {
             if !self.voiced_before {
                 self.onset = now;
@@ -229,7 +240,7 @@ mod tests {
         let mut now = Instant::now();
         let rate = SampleRate::HZ_16000;
         let mut ingress = Ingress::new(now, Codec::Pcmu, rate, &settings, false, Detector::Offhook).expect("opens");
-        ingress.expect_echo(echo_dbfs);
+        ingress.expect_echo(echo_dbfs, true);
         let (mut bytes, mut found) = (Vec::new(), 0);
         for (n, frame) in voice.chunks_exact(PACKET).enumerate() {
             now += FRAME;
@@ -244,6 +255,34 @@ mod tests {
     }
 
     #[test]
+    fn a_caller_who_has_begun_is_heard_also_softly_once_the_agent_is_silent() {
+        let voice = wav::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("audio-fixtures/booking/01.wav"))
+            .expect("a shipped fixture")
+            .samples;
+        // Packets in which the caller is silent, from the first start of speech to the end of the words (600 ms in).
+        let silent = |agent_sounds: bool| {
+            let settings = TurnSettings::default();
+            let rate = SampleRate::HZ_16000;
+            let now = Instant::now();
+            let mut ingress = Ingress::new(now, Codec::Pcmu, rate, &settings, false, Detector::Offhook).expect("opens");
+            let (mut begun, mut silent) = (false, 0);
+            for packet in voice.chunks_exact(PACKET).take(50) {
+                ingress.expect_echo(-24.0, agent_sounds && begun);
+                if !begun {
+                    ingress.expect_echo(f32::NEG_INFINITY, false);
+                }
+                ingress.frame.copy_from_slice(packet);
+                let heard = ingress.judge(now).heard;
+                begun |= heard.started;
+                silent += u32::from(begun && !heard.silent_for.is_zero());
+            }
+            assert!(begun);
+            silent
+        };
+        assert!(silent(false) < silent(true), "{} against {}", silent(false), silent(true));
+    }
+
+    #[test]
     fn the_agents_echo_before_the_callers_first_sound_is_silence_to_the_recogniser() {
         let settings = TurnSettings::default();
         let now = Instant::now();
@@ -251,7 +290,7 @@ mod tests {
         let mut ingress = Ingress::new(now, Codec::Pcmu, rate, &settings, false, Detector::Offhook).expect("opens");
         let soft: Vec<i16> = (0..160).map(|n| if n % 8 < 4 { 300 } else { -300 }).collect();
         let loud: Vec<i16> = soft.iter().map(|sample| sample * 30).collect();
-        ingress.expect_echo(-30.0);
+        ingress.expect_echo(-30.0, true);
         let hear = |ingress: &mut Ingress, samples: &[i16], count: usize| {
             for _ in 0..count {
                 ingress.frame.copy_from_slice(samples);
@@ -265,7 +304,7 @@ mod tests {
             ingress.pre_roll().map(|chunk| chunk.samples().iter().any(|&sample| sample != 0)).collect();
         assert!(kept[..kept.len() - spare].iter().all(|&sound| !sound), "{kept:?}");
         assert!(kept[kept.len() - spare..].iter().all(|&sound| sound), "{kept:?}");
-        ingress.expect_echo(f32::NEG_INFINITY);
+        ingress.expect_echo(f32::NEG_INFINITY, false);
         hear(&mut ingress, &soft, 30);
         assert!(ingress.pre_roll().all(|chunk| chunk.samples().iter().any(|&sample| sample != 0)), "no agent, no echo");
     }

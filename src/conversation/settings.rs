@@ -71,8 +71,8 @@ settings! {
     max_repeats: u32 = 2;
     /// Whether the caller may interrupt.
     barge_in: bool = true;
-    /// A suspected barge-in without words is confirmed after this, if most packets were voiced.
-    confirm_after_ms: u64 = 500;
+    /// A suspected barge-in without words is confirmed after this, if most packets were voiced. A drawn-out "okay" is 550 ms.
+    confirm_after_ms: u64 = 600;
     /// Share of packets that must be voiced for that.
     confirm_voiced_share: f32 = 0.6;
     /// A suspected barge-in is denied after this much silence, and what was said goes on.
