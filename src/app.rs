@@ -195,6 +195,7 @@ impl App {
 /// Lets events act that failed before or whose process died, until it is told to stop; then waits for those under way.
 async fn run_errands(door: Door, stop: CancellationToken) {
     let mut round = tokio::time::interval(ERRANDS);
+    let mut rounds = 0u32;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -202,12 +203,17 @@ async fn run_errands(door: Door, stop: CancellationToken) {
         }
         door.tidy();
         let _ = door.desk().catch_up().await;
+        if rounds.is_multiple_of(ROUNDS_AN_HOUR) {
+            door.desk().forget().await;
+        }
+        rounds += 1;
     }
     door.desk().close(CLOSE).await;
 }
 
 /// An event of a process that died acts within so long of the next start.
 const ERRANDS: Duration = Duration::from_secs(5);
+const ROUNDS_AN_HOUR: u32 = 720;
 /// Sockets that do not close by themselves are left to the end of the process after this.
 const CLOSE: Duration = Duration::from_secs(5);
 

@@ -204,7 +204,9 @@ async fn a_long_rate_limit_fails_at_once() {
     })
     .await;
     let error = final_text(&config(&server.url)).await.expect_err("a failure");
-    assert!(matches!(&error, SttError::Engine { status: Some(429), detail, .. } if detail.starts_with("Rate limit reached")));
+    assert!(
+        matches!(&error, SttError::Engine { status: Some(429), detail, .. } if detail.starts_with("Rate limit reached"))
+    );
     assert_eq!(server.asked.lock().expect("no panic under this lock").len(), 1);
 }
 

@@ -55,6 +55,10 @@ const MAX_ANSWERS_AN_HOUR: u64 = 20;
 const RING_S: u32 = 40;
 /// What is looked up in every integration at once for an agent that waits on the line.
 const HISTORY_LIMIT: Duration = Duration::from_secs(4);
+/// Events that are done are known again for so long: Binotel repeats one for 38 hours.
+const KEEP_EVENTS: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
+/// Idempotency keys are kept for so long.
+const KEEP_ANSWERS: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 /// Matches what comes without a known id to a call (DESIGN §1).
 const MATCH_WINDOW: Duration = Duration::from_secs(60);
 
@@ -316,6 +320,17 @@ impl Desk {
             }
         }
         count
+    }
+
+    /// Drops what no provider and no client will ask for again; called about once an hour.
+    pub async fn forget(&self) {
+        let Some(store) = &self.inner.store else { return };
+        let (events, answers) = (At(clock::now() - KEEP_EVENTS), At(clock::now() - KEEP_ANSWERS));
+        for gone in [store.forget_events(events).await, store.forget_answers(answers).await] {
+            if let Err(error) = gone {
+                warn!(%error, "old rows could not be dropped; they are tried again");
+            }
+        }
     }
 
     /// Notes a refusal for the company that it concerns.

@@ -153,13 +153,10 @@ impl Ingress {
     fn judge(&mut self, now: Instant) -> Judged {
         self.media_now += FRAME;
         // The detector hears everything; only the verdict on an echo is overruled.
-        let mut probability = self.detector.push(&self.frame);
+        let probability = self.detector.push(&self.frame);
         let caller_speaks = self.caller_quiet <= HANGOVER && !self.agent_sounds;
         let echo = level_dbfs(&self.frame) < self.echo_dbfs && !caller_speaks;
-        if echo {
-            probability = 0.0;
-        }
-        let verdict = self.gate.push(probability);
+        let verdict = self.gate.push_beside_echo(probability, echo);
         self.caller_quiet = if verdict.speaking { 0 } else { self.caller_quiet.saturating_add(1) };
         if verdict.voiced {
             if !self.voiced_before {

@@ -557,7 +557,12 @@ pub struct GateEvent {
 pub struct SpeechGate {
     settings: GateSettings,
     state: Gate,
+    /// Packets in a row that were no echo.
+    own: u32,
 }
+
+/// Packets in a row that must be more than an echo before speech starts; the weak beginning of a word may be softer.
+const OWN_PACKETS: u32 = 2;
 
 #[derive(Clone, Copy, Debug)]
 enum Gate {
@@ -567,16 +572,27 @@ enum Gate {
 
 impl SpeechGate {
     pub fn new(settings: GateSettings) -> Self {
-        Self { settings, state: Gate::Silence { packets: 0, rising: 0 } }
+        Self { settings, state: Gate::Silence { packets: 0, rising: 0 }, own: 0 }
     }
 
     pub fn push(&mut self, probability: f32) -> GateEvent {
+        self.push_beside_echo(probability, false)
+    }
+
+    /// `echo`: the packet is no louder than our own sound coming back. Such a packet starts and continues no speech, but it
+    /// counts towards a start that louder ones complete.
+    pub fn push_beside_echo(&mut self, probability: f32, echo: bool) -> GateEvent {
         let settings = self.settings;
+        self.own = if echo { 0 } else { self.own.saturating_add(1) };
+        let may_start = self.own >= OWN_PACKETS.min(settings.start_packets);
+        let rising_probability = probability;
+        let probability = if echo { 0.0 } else { probability };
         let voiced = probability >= settings.voiced_probability;
         let (next, started, ended) = match self.state {
             Gate::Silence { packets, rising } => {
-                let rising = if probability >= settings.start_probability { rising.saturating_add(1) } else { 0 };
-                if rising >= settings.start_packets.max(1) {
+                let rises = rising_probability >= settings.start_probability;
+                let rising = if rises { rising.saturating_add(1) } else { 0 };
+                if rising >= settings.start_packets.max(1) && may_start {
                     (Gate::Speech, true, false)
                 } else {
                     (Gate::Silence { packets: packets.saturating_add(1), rising }, false, false)
@@ -624,6 +640,19 @@ mod tests {
 
     fn packets(samples: &[i16]) -> impl Iterator<Item = &[i16; PACKET]> {
         samples.as_chunks().0.iter()
+    }
+
+    #[test]
+    fn an_echo_starts_no_speech_and_a_word_that_rises_out_of_it_does_at_its_second_loud_packet() {
+        let mut gate = SpeechGate::new(GateSettings::default());
+        assert!((0..100).all(|_| !gate.push_beside_echo(0.9, true).started));
+        assert!(!gate.push_beside_echo(0.9, false).started, "a knock");
+        assert!(!gate.push_beside_echo(0.9, true).started);
+        assert!(!gate.push_beside_echo(0.9, false).started);
+        assert!(gate.push_beside_echo(0.9, false).started);
+        assert!(gate.push_beside_echo(0.9, true).ended, "an echo keeps no speech going");
+        let mut plain = SpeechGate::new(GateSettings::default());
+        assert_eq!([0.9, 0.9, 0.9].map(|probability| plain.push(probability).started), [false, false, true]);
     }
 
     #[test]
