@@ -598,7 +598,7 @@ impl Inner {
                 Err(_) => silent.push(format!("{}: no answer in time", one.integration.name)),
             }
         }
-        calls.sort_by(|a, b| b.started.cmp(&a.started));
+        calls.sort_by_key(|call| std::cmp::Reverse(call.started));
         calls.truncate(query.limit);
         (calls, silent)
     }

@@ -31,6 +31,7 @@ pub fn open(kind: &str, values: &[(&str, &str)]) -> Arc<dyn Provider> {
     (kind.open)(&Credentials::new(kind, values).unwrap()).unwrap()
 }
 
+#[derive(Default)]
 pub struct Settings {
     /// Where offered calls go.
     pub route: Option<&'static str>,
@@ -39,12 +40,6 @@ pub struct Settings {
     pub failures: usize,
     /// Answers every webhook so.
     pub always: Option<&'static str>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { route: None, any_address: false, failures: 0, always: None }
-    }
 }
 
 #[derive(Clone, Debug, Default)]

@@ -81,6 +81,9 @@ enum Flow {
     Over(&'static str),
 }
 
+/// An address and the form that is posted to it.
+type Callback = (String, Vec<(String, String)>);
+
 /// One running call.
 pub(super) struct Line {
     shared: Arc<Shared>,
@@ -95,8 +98,8 @@ pub(super) struct Line {
     answered_by: Option<&'static str>,
     /// Where the running TwiML came from: other addresses in it may be relative.
     base: Option<String>,
-    callbacks: mpsc::Sender<(String, Vec<(String, String)>)>,
-    outbox: Option<mpsc::Receiver<(String, Vec<(String, String)>)>>,
+    callbacks: mpsc::Sender<Callback>,
+    outbox: Option<mpsc::Receiver<Callback>>,
     sequence: u64,
 }
 

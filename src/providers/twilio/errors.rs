@@ -5,7 +5,7 @@ pub fn cure(code: i64) -> Option<&'static str> {
     Some(match code {
         10001 | 20005 => "the account is not active: look at it in the Console",
         10004 => "too many calls at once for this account: let some end, or ask Twilio for more",
-        13223 | 13224 | 13225 => "the number cannot be dialled: check it",
+        13223..=13225 => "the number cannot be dialled: check it",
         20001 | 20002 => "Twilio did not understand the request",
         20003 => "check account_sid and auth_token (or api_key and api_secret)",
         20008 => "test credentials cannot do this: give the account's live ones",
@@ -22,7 +22,7 @@ pub fn cure(code: i64) -> Option<&'static str> {
         21216 => "the number is on Twilio's list of blocked numbers",
         21219 => "a trial account calls verified numbers only: verify the number or upgrade the account",
         21220 => "the call is not in progress",
-        21401 | 21402 | 21403 | 21404 => "the webhook's address or method is not one that Twilio takes",
+        21401..=21404 => "the webhook's address or method is not one that Twilio takes",
         21408 => "the country is not enabled for messages: enable it in the Console (Messaging, Geo permissions)",
         21421 | 21452 => "the number is not available",
         21601 | 21606 | 21659 => "the sender is no number of this account that can send messages: take another",
