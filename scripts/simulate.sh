@@ -5,6 +5,9 @@
 # Everything listens on 127.0.0.1 (8090, 9300, 9301), lives in out/simulate/ and is stopped at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+for tool in curl python3; do
+  command -v "$tool" >/dev/null || { echo "$tool is missing: apt-get install $tool" >&2; exit 1; }
+done
 offhook=${OFFHOOK:-target/release/offhook}
 caller=${1:-booking}
 if [ ! -x "$offhook" ]; then
