@@ -516,6 +516,21 @@ async fn a_call_that_cannot_be_taken_gets_an_answer_in_twiml() {
 }
 
 #[tokio::test]
+async fn a_voice_webhook_that_comes_twice_is_about_one_call() {
+    let server = Server::start().await;
+    let path = server.voice_path();
+    let id = async |fields: &[(&str, &str)]| {
+        let twiml = server.post(&path, fields).await.text().await.unwrap();
+        let (_, rest) = twiml.split_once("name=\"call_id\" value=\"").unwrap();
+        rest.split('"').next().unwrap().to_owned()
+    };
+    let first = id(&call(&[])).await;
+    assert_eq!(id(&call(&[])).await, first);
+    assert_ne!(id(&call(&[("CallSid", "CA00000000000000000000000000000002")])).await, first);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn status_and_stream_callbacks_are_taken_when_signed() {
     let server = Server::start().await;
     for (route, more) in [

@@ -156,6 +156,9 @@ struct Inner {
     base: Box<dyn Fn(&str) -> String + Send + Sync>,
     /// Calls that we dialled and whose audio has not come.
     dialled: DashMap<CallId, (Instant, CallSetup)>,
+    /// Calls that were answered lately, by integration and the provider's id: a question that is asked twice is about one
+    /// call.
+    asked: DashMap<(Uuid, String), (Instant, CallSetup)>,
     tasks: TaskTracker,
 }
 
@@ -174,6 +177,7 @@ impl Desk {
             clients: Clients::default(),
             base: Box::new(url),
             dialled: DashMap::new(),
+            asked: DashMap::new(),
             tasks: TaskTracker::new(),
         });
         let exchange: Weak<dyn Exchange> = Arc::downgrade(&(inner.clone() as Arc<dyn Exchange>));
@@ -196,6 +200,26 @@ impl Desk {
 
     /// What is to be done with a call, from memory alone. `call` is the id that we gave a call when we dialled it.
     pub fn offered(&self, integration: &Integration, news: &CallNews, call: Option<CallId>) -> Offer {
+        let offer = self.first_offered(integration, news, call);
+        let inner = &self.inner;
+        let Some(id) = news.provider_call.clone() else { return offer };
+        let key = (integration.id, id);
+        match offer {
+            Offer::Talk(setup) => {
+                let setup = match inner.asked.get(&key) {
+                    Some(before) => Box::new(before.1.clone()),
+                    None => setup,
+                };
+                if inner.asked.len() < MAX_DIALLED {
+                    inner.asked.entry(key).or_insert_with(|| (Instant::now(), (*setup).clone()));
+                }
+                Offer::Talk(setup)
+            }
+            offer => offer,
+        }
+    }
+
+    fn first_offered(&self, integration: &Integration, news: &CallNews, call: Option<CallId>) -> Offer {
         let inner = &self.inner;
         if let Some(call) = call
             && let Some((_, (_, mut setup))) =
@@ -304,6 +328,7 @@ impl Desk {
         inner.clients.retain(&inner.directory.load());
         let now = Instant::now();
         inner.dialled.retain(|_, (since, _)| now.duration_since(*since) < DIALLED_LIFE);
+        inner.asked.retain(|_, (since, _)| now.duration_since(*since) < DIALLED_LIFE);
         let Some(store) = &inner.store else { return 0 };
         let due = match timeout(INBOX_LIMIT, store.take_due(64)).await {
             Ok(Ok(due)) => due,

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use axum::http::{HeaderMap, Uri};
 use serde::{Deserialize, Serialize};
 
+use crate::providers::network::Network;
+
 /// The `[server]` section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -97,11 +99,11 @@ impl ServerUrls {
 
 /// Proxies in front of us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TrustedProxies(Vec<(IpAddr, u8)>);
+pub struct TrustedProxies(Vec<Network>);
 
 impl TrustedProxies {
     pub fn new(config: &ServerConfig) -> Result<Self, ServerConfigError> {
-        let parse = |text: &String| parse_network(text).ok_or_else(|| ServerConfigError::TrustedProxy(text.clone()));
+        let parse = |text: &String| text.parse().map_err(|_| ServerConfigError::TrustedProxy(text.clone()));
         config.trusted_proxies.iter().map(parse).collect::<Result<_, _>>().map(Self)
     }
 
@@ -118,27 +120,8 @@ impl TrustedProxies {
     }
 
     fn holds(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|&(network, bits)| match (network, address) {
-            (IpAddr::V4(network), IpAddr::V4(address)) => {
-                (network.to_bits() ^ address.to_bits()).leading_zeros() >= u32::from(bits)
-            }
-            (IpAddr::V6(network), IpAddr::V6(address)) => {
-                (network.to_bits() ^ address.to_bits()).leading_zeros() >= u32::from(bits)
-            }
-            _ => false,
-        })
+        self.0.iter().any(|network| network.holds(address))
     }
-}
-
-fn parse_network(text: &str) -> Option<(IpAddr, u8)> {
-    let (address, bits) = match text.trim().split_once('/') {
-        Some((address, bits)) => (address, Some(bits)),
-        None => (text.trim(), None),
-    };
-    let address: IpAddr = address.parse().ok()?;
-    let longest = if address.is_ipv4() { 32 } else { 128 };
-    let bits = bits.map_or(Some(longest), |bits| bits.parse().ok())?;
-    (bits <= longest).then_some((address, bits))
 }
 
 #[cfg(test)]
