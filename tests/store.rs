@@ -211,12 +211,12 @@ async fn a_lines_webhooks_are_saved_once_and_forgotten_when_restored(base: Base)
     let store = base.open().await;
     let acme = place(&store, "Acme").await;
     let setting = |value: &str| vec![WebhookSetting { name: "VoiceUrl".into(), value: value.into() }];
-    assert!(store.note_prepared(acme.company, acme.line, &setting("https://old.example")).await.unwrap());
-    assert!(store.note_prepared(acme.company, acme.line, &setting("https://ours.example")).await.unwrap());
+    assert!(store.keep_webhooks(acme.company, acme.line, &setting("https://old.example")).await.unwrap());
+    assert!(!store.keep_webhooks(acme.company, acme.line, &setting("https://ours.example")).await.unwrap());
     let line = store.line(acme.company, acme.line).await.unwrap().unwrap();
     assert_eq!(line.saved_webhooks, Some(Json(setting("https://old.example"))));
     assert!(line.prepared_at.is_some());
-    assert!(store.note_restored(acme.company, acme.line).await.unwrap());
+    assert!(store.forget_webhooks(acme.company, acme.line).await.unwrap());
     let line = store.line(acme.company, acme.line).await.unwrap().unwrap();
     assert_eq!((line.saved_webhooks, line.prepared_at), (None, None));
     let again = store.add_line(acme.company, acme.integration, "+15550001111", acme.agent).await;
@@ -256,8 +256,8 @@ async fn another_companys_ids_find_nothing(base: Base) {
     assert!(!store.note_verified(c, acme.integration, Ok("x")).await.unwrap());
     assert!(store.line(c, acme.line).await.unwrap().is_none());
     assert!(!store.remove_line(c, acme.line).await.unwrap());
-    assert!(!store.note_prepared(c, acme.line, &[]).await.unwrap());
-    assert!(!store.note_restored(c, acme.line).await.unwrap());
+    assert!(!store.keep_webhooks(c, acme.line, &[]).await.unwrap());
+    assert!(!store.forget_webhooks(c, acme.line).await.unwrap());
     assert!(!store.set_line_agent(c, acme.line, other.agent).await.unwrap(), "their line");
     assert!(!store.set_line_agent(acme.company, acme.line, other.agent).await.unwrap(), "their agent");
     assert_eq!(store.add_line(c, acme.integration, "+15550003333", other.agent).await.unwrap(), None);

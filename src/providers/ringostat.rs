@@ -25,7 +25,7 @@ use crate::clock;
 use crate::providers::credentials::{Credentials, CredentialsFault, Field, any, digits, http_url, milliseconds, token};
 use crate::providers::provider::{
     Account, Answer, CallOutcome, Capabilities, Decision, Dial, Dialled, Event, HistoryPage, HistoryQuery, Kind,
-    PastCall, Provider, RecordingLink, Refusal, RemoteLine, Webhook, WebhookAnswer, WebhookRequest,
+    PastCall, Proof, Provider, RecordingLink, Refusal, RemoteLine, Webhook, WebhookAnswer, WebhookRequest,
 };
 use crate::providers::rest::ProviderError;
 use crate::providers::sip::{self, SipSettings};
@@ -144,7 +144,11 @@ pub static KIND: Kind = Kind {
         messages: false,
         writes_webhooks: false,
         recordings: true,
+        streams: false,
+        log_decides: true,
     },
+    proof: Proof::SecretPath,
+    methods: &["GET", "POST"],
     open,
 };
 

@@ -251,7 +251,9 @@ pub(super) async fn put_call(
              outcome, remembered, interruptions, faults, handover, node_id, seen_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
              $23, $24, $25, $26)
-         ON CONFLICT (id) DO UPDATE SET provider_call = excluded.provider_call, purpose = excluded.purpose,
+         ON CONFLICT (id) DO UPDATE SET
+             provider_call = CASE excluded.provider_call WHEN '' THEN call.provider_call ELSE excluded.provider_call END,
+             purpose = excluded.purpose,
              answered_at = excluded.answered_at, ended_at = excluded.ended_at, end_by = excluded.end_by,
              end_reason = excluded.end_reason, outcome = excluded.outcome, remembered = excluded.remembered,
              interruptions = excluded.interruptions, faults = excluded.faults, handover = excluded.handover,
@@ -486,7 +488,7 @@ impl Store {
         Ok(row.map(|(id,)| CallId::from(id)))
     }
 
-    /// Another name for a call. `false`: no such call at this company, or the name is another call's.
+    /// Another name for a call, the provider's own where it had none. `false`: no such call at this company, or the name is another call's.
     pub async fn add_alias(
         &self,
         company: Uuid,
@@ -494,8 +496,8 @@ impl Store {
         provider_call: &str,
         call: CallId,
     ) -> Result<bool, StoreError> {
-        let added = self
-            .db
+        let mut tx = self.db.write().await?;
+        let added = tx
             .execute(
                 "INSERT INTO call_alias (integration_id, provider_call, call_id)
                  SELECT $2, $3, c.id FROM call c WHERE c.company_id = $1 AND c.id = $4
@@ -503,6 +505,14 @@ impl Store {
                 args![company, integration, provider_call, call.uuid()],
             )
             .await?;
+        if added > 0 {
+            tx.execute(
+                "UPDATE call SET provider_call = $3 WHERE company_id = $1 AND id = $2 AND provider_call = ''",
+                args![company, call.uuid(), provider_call],
+            )
+            .await?;
+        }
+        tx.commit().await?;
         Ok(added > 0)
     }
 

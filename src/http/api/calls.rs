@@ -20,11 +20,11 @@ use uuid::Uuid;
 
 use super::ApiState;
 use super::input::{self, Id, Params, RawBody, Whose, e164, part, phone};
-use super::integrations::in_time;
 use super::messages::Begun;
 use super::once::{self, Made};
 use super::problem::{ApiError, Kind, Problem};
 use super::recording;
+use crate::call::clients::in_time;
 use crate::call::desk::CallRequest;
 use crate::call::handle::CallEvent;
 use crate::conversation::transcript::Transcript;
