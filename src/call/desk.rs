@@ -1,8 +1,9 @@
 //! The desk between providers, store and calls: what becomes of a webhook, who is dialled and written to, and what an
 //! agent's telephone tools do. Its work lies in the files below: `questions` (answered from memory), `inbox` (events that
-//! act once), `placing` (calls and messages that go out), `writing` (messages that are answered), `telephone` (an agent's
-//! tools).
+//! act once), `comparing` (webhooks against the call log), `placing` (calls and messages that go out), `writing`
+//! (messages that are answered), `telephone` (an agent's tools).
 
+mod comparing;
 mod inbox;
 mod placing;
 mod questions;
@@ -132,18 +133,30 @@ impl Inner {
         abilities
     }
 
+    /// All integrations that can do this, of every company.
+    fn able_anywhere(&self, can: impl Fn(&Capabilities) -> bool) -> Vec<Able> {
+        let directory = self.directory.load();
+        let able = directory.integrations().filter(|one| can_do(one, &can)).filter_map(|one| self.opened(one));
+        able.collect()
+    }
+
+    fn opened(&self, integration: &Arc<Integration>) -> Option<Able> {
+        Some(Able { client: self.clients.of(integration).ok()?, integration: integration.clone() })
+    }
+
     /// The company's integrations that can do this, in the order in which they were made.
     fn able(&self, company: Uuid, only: Option<Uuid>, can: impl Fn(&Capabilities) -> bool) -> Vec<Able> {
         let directory = self.directory.load();
-        let mut able: Vec<Able> = directory
-            .integrations_of(company)
-            .filter(|integration| only.is_none_or(|id| id == integration.id))
-            .filter(|integration| providers::kind(integration.provider).is_some_and(|kind| can(&kind.capabilities)))
-            .filter_map(|integration| {
-                Some(Able { integration: integration.clone(), client: self.clients.of(integration).ok()? })
-            })
+        let of_company = directory.integrations_of(company);
+        let mut able: Vec<Able> = of_company
+            .filter(|integration| only.is_none_or(|id| id == integration.id) && can_do(integration, &can))
+            .filter_map(|integration| self.opened(integration))
             .collect();
         able.sort_by_key(|one| one.integration.id);
         able
     }
+}
+
+fn can_do(integration: &Integration, can: impl Fn(&Capabilities) -> bool) -> bool {
+    providers::kind(integration.provider).is_some_and(|kind| can(&kind.capabilities))
 }

@@ -356,7 +356,7 @@ impl Binotel {
             Ok(answer) => {
                 let url = answer.get("url").text().to_owned();
                 let expires = clock::now().checked_add(LINK_LIFE).ok();
-                Ok(url.starts_with("http").then_some(RecordingLink { url, expires }))
+                Ok(url.starts_with("http").then_some(RecordingLink { url, authorization: None, expires }))
             }
             // A file comes some two minutes after the call; what "no record" is coded with is not documented.
             Err(ProviderError::Refused { code, .. }) if code != "102" && code != "120" => Ok(None),

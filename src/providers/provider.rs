@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -258,7 +259,8 @@ pub struct PastCall {
     pub ring_s: Option<u32>,
     /// Who of the company talked: a SIP login or an internal number.
     pub answered_by: Option<String>,
-    pub recording: bool,
+    /// `None`: the provider's list does not say.
+    pub recording: Option<bool>,
 }
 
 /// What became of a call, in words that all providers share.
@@ -315,11 +317,20 @@ pub struct SentMessage {
     pub status: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Prints neither its address nor its key.
+#[derive(Clone)]
 pub struct RecordingLink {
     /// Carries a token: a secret.
     pub url: String,
+    /// `Authorization`, where the link alone does not open it.
+    pub authorization: Option<SecretString>,
     pub expires: Option<Timestamp>,
+}
+
+impl std::fmt::Debug for RecordingLink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecordingLink").field("expires", &self.expires).finish_non_exhaustive()
+    }
 }
 
 /// A webhook as it came in, before anybody believed it.

@@ -3,7 +3,6 @@
 
 mod events;
 mod parameters;
-pub mod reconcile;
 mod rest;
 
 use std::collections::BTreeSet;
@@ -381,7 +380,7 @@ impl Ringostat {
         let part = self.api.log(&Rows { from, to, dispositions: &[], call: Some(call) }).await?;
         let link = part.rows.into_iter().find(|row| row.call.provider_call == call).and_then(|row| row.recording);
         // Whether the link expires is not documented.
-        Ok(link.map(|url| RecordingLink { url, expires: None }))
+        Ok(link.map(|url| RecordingLink { url, authorization: None, expires: None }))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
@@ -23,11 +24,13 @@ use crate::telephony::{CallId, Direction};
 /// An event must be in the inbox by then, or its provider is asked to come again.
 const INBOX_LIMIT: Duration = Duration::from_secs(2);
 /// Events that are done are known again for so long: Binotel repeats one for 38 hours.
-const KEEP_EVENTS: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
+const KEEP_EVENTS: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Idempotency keys are kept for so long.
-const KEEP_ANSWERS: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+const KEEP_ANSWERS: SignedDuration = SignedDuration::from_hours(24);
 /// Matches what comes without a known id to a call (DESIGN §1).
-const MATCH_WINDOW: Duration = Duration::from_secs(60);
+const MATCH_WINDOW: SignedDuration = SignedDuration::from_secs(60);
+/// No call is longer: one that nothing was heard of for so long is over.
+const LONGEST_SILENCE: SignedDuration = SignedDuration::from_hours(12);
 
 /// The event could not be written down: its provider must come again.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +108,11 @@ impl Desk {
                 warn!(%error, "old rows could not be dropped; they are tried again");
             }
         }
+        match store.close_silent(clock::now() - LONGEST_SILENCE).await {
+            Ok(0) => {}
+            Ok(calls) => warn!(calls, "closed calls whose provider never told of their end"),
+            Err(error) => warn!(%error, "silent calls could not be closed; they are tried again"),
+        }
     }
 
     /// Notes a refusal for the company that it concerns.
@@ -159,14 +167,13 @@ impl Inner {
         }
     }
 
-    /// The call that news are about: by the provider's id, else by line and number within a minute; a call that is
-    /// known by neither is written down as one that the company's people talk on.
+    /// The call that news are about: by the provider's id, else by line and number within a minute of `around`.
     async fn call_of(
         &self,
         store: &Store,
         integration: &Integration,
         news: &CallNews,
-        line: Option<&str>,
+        around: Timestamp,
     ) -> Result<Option<CallId>, StoreError> {
         let (company, id) = (integration.company_id, integration.id);
         if let Some(provider_call) = &news.provider_call
@@ -178,12 +185,11 @@ impl Inner {
             Some(Direction::Outbound) => &news.to,
             _ => &news.from,
         };
-        let since = clock::now() - jiff::SignedDuration::try_from(MATCH_WINDOW).unwrap_or_default();
         let mut found = None;
-        if let Some(line) = line.or(news.line.as_deref())
+        if let Some(line) = &news.line
             && !peer.as_str().is_empty()
         {
-            found = store.recent_call(company, id, line, peer.as_str(), since).await?;
+            found = store.recent_call(company, id, line, peer.as_str(), around, MATCH_WINDOW).await?;
         }
         if let (Some(call), Some(provider_call)) = (found, &news.provider_call) {
             store.add_alias(company, id, provider_call, call).await?;
@@ -199,16 +205,12 @@ impl Inner {
         state: CallState,
     ) -> Result<(), OutboundError> {
         let company = integration.company_id;
-        let known = self.call_of(store, integration, news, None).await?;
-        let call = match known {
+        let call = match self.call_of(store, integration, news, clock::now()).await? {
             Some(call) => call,
-            None => {
-                let Some(provider_call) = news.provider_call.clone() else { return Ok(()) };
-                let call = CallId::new();
-                store.put_call(&self.foreign(integration, call, news, provider_call.clone())).await?;
-                store.add_alias(company, integration.id, &provider_call, call).await?;
-                call
-            }
+            None => match &news.provider_call {
+                Some(provider_call) => store.adopt_call(&self.foreign(integration, news, provider_call)).await?,
+                None => return Ok(()),
+            },
         };
         let at = At(news.at.unwrap_or_else(clock::now));
         let told = match state {
@@ -230,13 +232,19 @@ impl Inner {
         Ok(())
     }
 
-    async fn completed(
+    async fn completed(&self, store: &Store, integration: &Integration, past: &PastCall) -> Result<(), OutboundError> {
+        let call = self.call_in_log(store, integration, past).await?;
+        store.note_provider(integration.company_id, call, &told(past)).await?;
+        Ok(())
+    }
+
+    /// The record of a call of the provider's log; made where there was none.
+    pub(super) async fn call_in_log(
         &self,
         store: &Store,
-        integration: &Arc<Integration>,
+        integration: &Integration,
         past: &PastCall,
-    ) -> Result<(), OutboundError> {
-        let company = integration.company_id;
+    ) -> Result<CallId, StoreError> {
         let news = CallNews {
             provider_call: Some(past.provider_call.clone()),
             direction: Some(past.direction),
@@ -246,39 +254,26 @@ impl Inner {
             at: past.started,
             ..CallNews::default()
         };
-        let call = match self.call_of(store, integration, &news, past.answered_by.as_deref()).await? {
-            Some(call) => call,
-            None => {
-                let call = CallId::new();
-                store.put_call(&self.foreign(integration, call, &news, past.provider_call.clone())).await?;
-                store.add_alias(company, integration.id, &past.provider_call, call).await?;
-                call
-            }
-        };
-        let over = past.outcome != CallOutcome::Running;
-        let told = ProviderNews {
-            status: Some(past.status.clone()),
-            talk_s: past.talk_s,
-            answered_by: past.answered_by.clone(),
-            ended: over.then(|| (At(ended_at(past)), past.outcome)),
-        };
-        store.note_provider(company, call, &told).await?;
-        Ok(())
+        let around = past.started.unwrap_or_else(clock::now);
+        match self.call_of(store, integration, &news, around).await? {
+            Some(call) => Ok(call),
+            None => store.adopt_call(&self.foreign(integration, &news, &past.provider_call)).await,
+        }
     }
 
     /// A call that is known from its provider only.
-    fn foreign(&self, integration: &Integration, id: CallId, news: &CallNews, provider_call: String) -> CallRecord {
+    fn foreign(&self, integration: &Integration, news: &CallNews, provider_call: &str) -> CallRecord {
         let directory = self.directory.load();
         let line = news.line.clone().unwrap_or_default();
         let agent = directory.line(integration.id, &line);
         let setup = CallSetup {
-            id,
+            id: CallId::new(),
             direction: news.direction.unwrap_or(Direction::Inbound),
             company: integration.company.clone(),
             company_id: integration.company_id,
             integration: integration.id,
             provider: integration.provider,
-            provider_call,
+            provider_call: provider_call.to_owned(),
             line: line.clone(),
             from: news.from.clone(),
             to: news.to.clone(),
@@ -293,9 +288,20 @@ impl Inner {
     }
 }
 
+/// What a row of the log says of a call.
+pub(super) fn told(past: &PastCall) -> ProviderNews {
+    let over = past.outcome != CallOutcome::Running;
+    ProviderNews {
+        status: Some(past.status.clone()),
+        talk_s: past.talk_s,
+        answered_by: past.answered_by.clone(),
+        ended: over.then(|| (At(ended_at(past)), past.outcome)),
+    }
+}
+
 /// When a call ended that its provider tells of afterwards.
-fn ended_at(past: &PastCall) -> jiff::Timestamp {
+fn ended_at(past: &PastCall) -> Timestamp {
     let seconds = i64::from(past.ring_s.unwrap_or(0)) + i64::from(past.talk_s.unwrap_or(0));
-    let ended = past.started.map(|started| started + jiff::SignedDuration::from_secs(seconds));
+    let ended = past.started.map(|started| started + SignedDuration::from_secs(seconds));
     ended.unwrap_or_else(clock::now)
 }

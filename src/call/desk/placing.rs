@@ -181,7 +181,7 @@ impl Inner {
             Err(error) => {
                 warn!(call = %id, %to, %error, "dialling failed");
                 // A call that may ring all the same is left open: its webhooks close it, or the next look at the log.
-                if !matches!(error, ProviderError::Unreachable { maybe_done: true, .. }) {
+                if !error.maybe_done() {
                     self.dialled.remove(&id);
                     let mut failed = record::offered(&setup);
                     failed.faults.push(error.to_string());
@@ -233,7 +233,8 @@ impl Inner {
             Err(error) => {
                 warn!(message = %id, %to, %error, "a message was not sent");
                 let text = error.to_string();
-                store.note_sent(company, id, None, &known_line, "failed", Some(&text)).await?;
+                let status = if error.maybe_done() { "unknown" } else { "failed" };
+                store.note_sent(company, id, None, &known_line, status, Some(&text)).await?;
                 Err(error.into())
             }
         }
