@@ -253,7 +253,9 @@ pub(super) async fn put_call(
              $23, $24, $25, $26)
          ON CONFLICT (id) DO UPDATE SET provider_call = excluded.provider_call, purpose = excluded.purpose,
              answered_at = excluded.answered_at, ended_at = excluded.ended_at, end_by = excluded.end_by,
-             end_reason = excluded.end_reason, outcome = excluded.outcome, remembered = excluded.remembered,
+             end_reason = excluded.end_reason, remembered = excluded.remembered,
+             outcome = CASE WHEN excluded.outcome = 'answered' AND call.answered_by LIKE 'machine%' THEN 'voicemail'
+                 ELSE excluded.outcome END,
              interruptions = excluded.interruptions, faults = excluded.faults, handover = excluded.handover,
              node_id = excluded.node_id, seen_at = excluded.seen_at",
         args![
@@ -486,7 +488,8 @@ impl Store {
         Ok(row.map(|(id,)| CallId::from(id)))
     }
 
-    /// Another name for a call. `false`: no such call at this company, or the name is another call's.
+    /// Another name for a call; its first is the one that its provider is asked by. `false`: no such call at this company,
+    /// or the name is another call's.
     pub async fn add_alias(
         &self,
         company: Uuid,
@@ -494,8 +497,8 @@ impl Store {
         provider_call: &str,
         call: CallId,
     ) -> Result<bool, StoreError> {
-        let added = self
-            .db
+        let mut tx = self.db.write().await?;
+        let added = tx
             .execute(
                 "INSERT INTO call_alias (integration_id, provider_call, call_id)
                  SELECT $2, $3, c.id FROM call c WHERE c.company_id = $1 AND c.id = $4
@@ -503,16 +506,28 @@ impl Store {
                 args![company, integration, provider_call, call.uuid()],
             )
             .await?;
+        if added > 0 {
+            tx.execute(
+                "UPDATE call SET provider_call = $3 WHERE company_id = $1 AND id = $2 AND provider_call = ''",
+                args![company, call.uuid(), provider_call],
+            )
+            .await?;
+        }
+        tx.commit().await?;
         Ok(added > 0)
     }
 
-    /// Notes what a provider told. Such news may come in any order and more than once: what is absent changes nothing.
+    /// Notes what a provider told. Such news may come in any order and more than once: what is absent changes nothing. A
+    /// PBX says which line a call is on only when somebody answers it.
     pub async fn note_provider(&self, company: Uuid, call: CallId, news: &ProviderNews) -> Result<bool, StoreError> {
         let mut tx = self.db.write().await?;
         let noted = tx
             .execute(
                 "UPDATE call SET provider_status = COALESCE($3, provider_status), talk_s = COALESCE($4, talk_s),
-                     answered_by = COALESCE($5, answered_by)
+                     answered_by = COALESCE($5, answered_by),
+                     line = CASE WHEN line = '' AND EXISTS (SELECT 1 FROM line l
+                         WHERE l.integration_id = call.integration_id AND l.number = $5) THEN $5 ELSE line END,
+                     outcome = CASE WHEN outcome = 'answered' AND $5 LIKE 'machine%' THEN 'voicemail' ELSE outcome END
                  WHERE company_id = $1 AND id = $2",
                 args![company, call.uuid(), news.status.as_deref(), news.talk_s, news.answered_by.as_deref()],
             )
