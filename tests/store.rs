@@ -450,7 +450,7 @@ async fn a_provider_may_call_a_call_by_several_names(base: Base) {
     assert!(!store.add_alias(acme.company, acme.integration, "general-7", two.id).await.unwrap(), "it is taken");
     assert_eq!(named("general-7").await, Some(one.id));
     let matched = async |since| {
-        store.recent_call(acme.company, acme.integration, "+15550001111", "+15550002222", since).await.unwrap()
+        store.recent_call(acme.company, acme.integration, Some("+15550001111"), "+15550002222", since).await.unwrap()
     };
     assert_eq!(matched(now() - jiff::SignedDuration::from_secs(60)).await, Some(two.id), "the newest");
     assert_eq!(matched(now() + jiff::SignedDuration::from_secs(60)).await, None);

@@ -684,10 +684,10 @@ impl Inner {
             _ => &news.from,
         };
         let since = clock::now() - jiff::SignedDuration::try_from(MATCH_WINDOW).unwrap_or_default();
+        let line = line.or(news.line.as_deref());
         let mut found = None;
-        if let Some(line) = line.or(news.line.as_deref())
-            && !peer.as_str().is_empty()
-        {
+        // A callback's news may come before anybody knows which line it rings.
+        if (line.is_some() || news.direction == Some(Direction::Outbound)) && !peer.as_str().is_empty() {
             found = store.recent_call(company, id, line, peer.as_str(), since).await?;
         }
         if let (Some(call), Some(provider_call)) = (found, &news.provider_call) {

@@ -468,19 +468,20 @@ impl Store {
     }
 
     /// The newest call of this line with this number (on either side), begun at or after `since`, to match what comes
-    /// without an id that is known (DESIGN §1: within 60 s).
+    /// without an id that is known (DESIGN §1: within 60 s). Without a line, only a call that we have made.
     pub async fn recent_call(
         &self,
         company: Uuid,
         integration: Uuid,
-        line: &str,
+        line: Option<&str>,
         number: &str,
         since: Timestamp,
     ) -> Result<Option<CallId>, StoreError> {
         let row: Option<(Uuid,)> = self
             .db
             .first(
-                "SELECT id FROM call WHERE company_id = $1 AND integration_id = $2 AND line = $3
+                "SELECT id FROM call WHERE company_id = $1 AND integration_id = $2
+                 AND (line = $3 OR ($3 IS NULL AND direction = 'outbound'))
                  AND (caller = $4 OR callee = $4) AND started_at >= $5 ORDER BY id DESC LIMIT 1",
                 args![company, integration, line, number, since],
             )
