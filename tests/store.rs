@@ -450,7 +450,7 @@ async fn a_provider_may_call_a_call_by_several_names(base: Base) {
     assert!(!store.add_alias(acme.company, acme.integration, "general-7", two.id).await.unwrap(), "it is taken");
     assert_eq!(named("general-7").await, Some(one.id));
     let matched = async |around| {
-        let (line, number, minute) = ("+15550001111", "+15550002222", jiff::SignedDuration::from_mins(1));
+        let (line, number, minute) = (Some("+15550001111"), "+15550002222", jiff::SignedDuration::from_mins(1));
         store.recent_call(acme.company, acme.integration, line, number, around, minute).await.unwrap()
     };
     assert_eq!(matched(now()).await, Some(two.id), "the newest");

@@ -21,7 +21,7 @@ use crate::call::engines::CallEngines;
 use crate::call::handle::{CallCommand, CallEvent, CallEvents};
 use crate::call::ingress::{Ingress, Judged};
 use crate::call::recorder::Recorder;
-use crate::call::registry::{CallSetup, SharedRecord};
+use crate::call::registry::{CallSetup, LastCalls, SharedRecord};
 use crate::call::reply::{Made, Reply, Source, Voice};
 use crate::clock;
 use crate::conversation::settings::TurnSettings;
@@ -44,6 +44,7 @@ pub(crate) struct Parts {
     pub tools: Arc<ToolBox>,
     pub recorder: Recorder,
     pub ledger: Ledger,
+    pub over: LastCalls,
     pub record: SharedRecord,
     pub events: CallEvents,
     pub commands: mpsc::Receiver<CallCommand>,
@@ -98,6 +99,7 @@ pub(crate) struct Call {
     tools: Arc<ToolBox>,
     recorder: Recorder,
     ledger: Ledger,
+    over: LastCalls,
     record: SharedRecord,
     events: CallEvents,
     commands: mpsc::Receiver<CallCommand>,
@@ -134,6 +136,7 @@ impl Call {
             tools,
             recorder,
             ledger,
+            over,
             record,
             events,
             commands,
@@ -171,6 +174,7 @@ impl Call {
             tools,
             recorder,
             ledger,
+            over,
             record,
             events,
             commands,
@@ -690,6 +694,8 @@ impl Call {
             self.recorder.cut(at);
             self.settle(now, speech, Some(heard));
         }
+        let handover = self.record.lock().handover.is_some();
+        self.over.note(&self.setup, end, handover);
         self.leg.hangup.cancel();
         self.tasks.shutdown().await;
         {

@@ -115,8 +115,26 @@ pub struct Over {
     pub handover: bool,
 }
 
-/// The last calls that are over, the oldest first.
-type LastCalls = Mutex<VecDeque<(CallId, Over)>>;
+/// The last calls that are over, the oldest first. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct LastCalls(Arc<Mutex<VecDeque<(CallId, Over)>>>);
+
+impl LastCalls {
+    /// Said before the leg hangs up: the provider asks as soon as it does.
+    pub(crate) fn note(&self, setup: &CallSetup, end: CallEnd, handover: bool) {
+        let (integration, line, agent) = (setup.integration, setup.line.clone(), setup.agent.clone());
+        let mut over = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if over.len() == LAST_CALLS {
+            over.pop_front();
+        }
+        over.push_back((setup.id, Over { integration, line, agent, end, handover }));
+    }
+
+    fn find(&self, id: CallId) -> Option<Over> {
+        let over = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        over.iter().rev().find(|(call, _)| *call == id).map(|(_, over)| over.clone())
+    }
+}
 
 /// A provider asks within a second of the end; at 100 calls a second these are ten seconds.
 const LAST_CALLS: usize = 1024;
@@ -180,7 +198,7 @@ impl Calls {
                 detector,
                 events,
                 running: DashMap::new(),
-                over: Mutex::default(),
+                over: LastCalls::default(),
                 exchange: OnceLock::new(),
                 draining: AtomicBool::new(false),
                 drained: CancellationToken::new(),
@@ -238,8 +256,7 @@ impl Calls {
 
     /// What became of a call that has just ended.
     pub fn over(&self, id: CallId) -> Option<Over> {
-        let over = self.inner.over.lock().unwrap_or_else(PoisonError::into_inner);
-        over.iter().rev().find(|(call, _)| *call == id).map(|(_, over)| over.clone())
+        self.inner.over.find(id)
     }
 
     /// Writes down a call that is about to be answered, and waits a moment for the disk: whoever is told to connect a
@@ -301,6 +318,7 @@ impl Calls {
             tools: Arc::new(tools),
             recorder: inner.archive.recorder(id, start),
             ledger: inner.ledger.clone(),
+            over: inner.over.clone(),
             record: record.clone(),
             events: inner.events.clone(),
             commands,
@@ -330,6 +348,7 @@ impl Calls {
                 error!("a call's task panicked; the call is over, the others go on");
                 {
                     let mut record = record.lock();
+                    self.inner.over.note(&setup, end, record.handover.is_some());
                     record.close(clock::now(), end);
                     self.inner.ledger.note(record.clone());
                     self.inner.archive.recorder(id, tokio::time::Instant::now().into_std()).record(&record);
@@ -338,15 +357,6 @@ impl Calls {
                 end
             }
         };
-        let handover = record.lock().handover.is_some();
-        {
-            let mut over = self.inner.over.lock().unwrap_or_else(PoisonError::into_inner);
-            if over.len() == LAST_CALLS {
-                over.pop_front();
-            }
-            let (integration, line, agent) = (setup.integration, setup.line, setup.agent);
-            over.push_back((id, Over { integration, line, agent, end, handover }));
-        }
         self.inner.running.remove(&id);
         gauge!("offhook_calls_active").decrement(1);
         counter!("offhook_call_end_total", "by" => end.by.label(), "reason" => end.reason.label()).increment(1);

@@ -259,7 +259,9 @@ pub(super) async fn put_call(
              provider_call = CASE excluded.provider_call WHEN '' THEN call.provider_call ELSE excluded.provider_call END,
              purpose = excluded.purpose,
              answered_at = excluded.answered_at, ended_at = excluded.ended_at, end_by = excluded.end_by,
-             end_reason = excluded.end_reason, outcome = excluded.outcome, remembered = excluded.remembered,
+             end_reason = excluded.end_reason, remembered = excluded.remembered,
+             outcome = CASE WHEN excluded.outcome = 'answered' AND call.answered_by LIKE 'machine%' THEN 'voicemail'
+                 ELSE excluded.outcome END,
              interruptions = excluded.interruptions, faults = excluded.faults, handover = excluded.handover,
              node_id = excluded.node_id, seen_at = excluded.seen_at",
         args![
@@ -491,13 +493,14 @@ impl Store {
         Ok(row.map(|(id,)| CallId::from(id)))
     }
 
-    /// The newest call of this line with this number (on either side) that began within `window` of `around`, to match
-    /// what comes without an id that is known (DESIGN §1: within 60 s).
+    /// The newest call of this line with this number (on either side) that began within `window` of `around` and whose
+    /// provider's id is not known yet, to match what comes with an id that is new (DESIGN §1: within 60 s). Without a
+    /// line, only a call that we have made.
     pub async fn recent_call(
         &self,
         company: Uuid,
         integration: Uuid,
-        line: &str,
+        line: Option<&str>,
         number: &str,
         around: Timestamp,
         window: SignedDuration,
@@ -505,7 +508,8 @@ impl Store {
         let row: Option<(Uuid,)> = self
             .db
             .first(
-                "SELECT id FROM call WHERE company_id = $1 AND integration_id = $2 AND line = $3
+                "SELECT id FROM call WHERE company_id = $1 AND integration_id = $2 AND provider_call = ''
+                 AND (line = $3 OR ($3 IS NULL AND direction = 'outbound'))
                  AND (caller = $4 OR callee = $4) AND started_at >= $5 AND started_at <= $6 ORDER BY id DESC LIMIT 1",
                 args![company, integration, line, number, around - window, around + window],
             )
@@ -513,8 +517,8 @@ impl Store {
         Ok(row.map(|(id,)| CallId::from(id)))
     }
 
-    /// Another name for a call, the provider's own where it had none. `false`: no such call at this company, or the name is
-    /// another call's.
+    /// Another name for a call; its first is the one that its provider is asked by. `false`: no such call at this company,
+    /// or the name is another call's.
     pub async fn add_alias(
         &self,
         company: Uuid,
@@ -606,13 +610,17 @@ impl Store {
             .await
     }
 
-    /// Notes what a provider told. Such news may come in any order and more than once: what is absent changes nothing.
+    /// Notes what a provider told. Such news may come in any order and more than once: what is absent changes nothing. A
+    /// PBX says which line a call is on only when somebody answers it.
     pub async fn note_provider(&self, company: Uuid, call: CallId, news: &ProviderNews) -> Result<bool, StoreError> {
         let mut tx = self.db.write().await?;
         let noted = tx
             .execute(
                 "UPDATE call SET provider_status = COALESCE($3, provider_status), talk_s = COALESCE($4, talk_s),
-                     answered_by = COALESCE($5, answered_by), seen_at = $6
+                     answered_by = COALESCE($5, answered_by), seen_at = $6,
+                     line = CASE WHEN line = '' AND EXISTS (SELECT 1 FROM line l
+                         WHERE l.integration_id = call.integration_id AND l.number = $5) THEN $5 ELSE line END,
+                     outcome = CASE WHEN outcome = 'answered' AND $5 LIKE 'machine%' THEN 'voicemail' ELSE outcome END
                  WHERE company_id = $1 AND id = $2",
                 args![
                     company,

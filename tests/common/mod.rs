@@ -65,6 +65,17 @@ impl Cast {
             llm: Arc::new(ScriptedModel::new(config)),
         }
     }
+
+    /// Under the name `scripted`, which is also what an agent gets that names none.
+    pub fn engines(self) -> Engines {
+        let name = || "scripted".to_owned();
+        let mut engines = Engines::default();
+        (engines.default_stt, engines.default_tts, engines.default_llm) = (name(), name(), name());
+        engines.stt.insert(name(), self.stt);
+        engines.tts.insert(name(), CachedSynthesizer::new(self.tts, CacheConfig::default()));
+        engines.llm.insert(name(), self.llm);
+        engines
+    }
 }
 
 /// Of the account that the phone's webhooks come from.
@@ -120,11 +131,7 @@ impl Server {
                 agent: Arc::new(agent),
             }],
         );
-        let mut engines = Engines::default();
-        engines.stt.insert("scripted".into(), cast.stt);
-        engines.tts.insert("scripted".into(), CachedSynthesizer::new(cast.tts, CacheConfig::default()));
-        engines.llm.insert("scripted".into(), cast.llm);
-        let app = App::with_engines(config, engines, Arc::new(ArcSwap::from_pointee(directory)))
+        let app = App::with_engines(config, cast.engines(), Arc::new(ArcSwap::from_pointee(directory)))
             .await
             .expect("the server starts");
         Self { app, integration, recordings }

@@ -185,10 +185,10 @@ impl Inner {
             Some(Direction::Outbound) => &news.to,
             _ => &news.from,
         };
+        let line = news.line.as_deref();
         let mut found = None;
-        if let Some(line) = &news.line
-            && !peer.as_str().is_empty()
-        {
+        // A callback's news may come before anybody knows which line it rings.
+        if (line.is_some() || news.direction == Some(Direction::Outbound)) && !peer.as_str().is_empty() {
             found = store.recent_call(company, id, line, peer.as_str(), around, MATCH_WINDOW).await?;
         }
         if let (Some(call), Some(provider_call)) = (found, &news.provider_call) {

@@ -1,0 +1,73 @@
+//! What a caller hears when the agent's part of a call is over and the call is not: an excuse, a person, or the end.
+
+use std::sync::Arc;
+
+use offhook::load::fixture::Ender;
+use offhook::mock::twilio::MockTwilioConfig;
+use offhook::speech::scripted::{Answer, ScriptedModel, ScriptedSynthesizer, Spoken};
+use serde_json::{Value, json};
+
+use crate::common::{Cast, quick};
+use crate::stores::Base;
+use crate::whole::{Company, LINE, OnTwilio, PERSON, Whole, account, caller, front_desk};
+
+crate::on_every_store! {
+    engines_that_fail_are_excused_in_twilios_own_voice
+    a_caller_who_asks_for_a_person_is_connected_to_one
+    a_call_that_the_agent_ends_is_hung_up
+}
+
+fn tool(name: &str, arguments: Value) -> Answer {
+    Answer::Tool { name: name.into(), arguments: arguments.to_string() }
+}
+
+/// A call on which the model does these things.
+async fn call(whole: &Whole, agent: Value) -> (OnTwilio, Value) {
+    let config = MockTwilioConfig { caller: Some(caller(Ender::Agent)), ..account() };
+    let acme = OnTwilio::set_up(whole, config, json!({}), agent).await;
+    let record = acme.rung().await;
+    (acme, record)
+}
+
+async fn engines_that_fail_are_excused_in_twilios_own_voice(base: Base) {
+    // The greeting is heard, and nothing after it.
+    let steps = [Spoken::Well].into_iter().chain([Spoken::Fails; 50]);
+    let cast = Cast { tts: Arc::new(ScriptedSynthesizer::with_steps(quick(), steps)), ..Cast::new(quick()) };
+    let whole = Whole::start(base, cast, |config| config.turn.max_engine_failures = 1).await;
+    let mut agent = front_desk();
+    agent["language"] = json!("uk");
+    let (acme, record) = call(&whole, agent).await;
+    assert_eq!(record["end"], json!({ "by": "system", "reason": "engine_failed" }), "{record}");
+    let over = acme.mock.calls().remove(0);
+    assert_eq!((over.status.as_str(), over.said.len(), over.dialled.len()), ("completed", 1, 0), "{over:?}");
+    assert!(over.said[0].starts_with("Вибачте, зараз щось не працює"), "in the agent's language: {:?}", over.said);
+    whole.stop().await;
+}
+
+async fn a_caller_who_asks_for_a_person_is_connected_to_one(base: Base) {
+    let steps = [tool("handover", json!({ "reason": "billing" })), Answer::Text("One moment.".into())];
+    let cast = Cast { llm: Arc::new(ScriptedModel::with_steps(quick(), steps)), ..Cast::new(quick()) };
+    let whole = Whole::start(base, cast, |config| config.turn.max_speculations = 0).await;
+    let mut agent = front_desk();
+    agent["transfer_to"] = json!(PERSON);
+    let (acme, record) = call(&whole, agent).await;
+    assert_eq!(record["handover"], "billing");
+    assert!(Company::said(&record).contains(&"agent: One moment.".to_owned()), "{record}");
+    let calls = acme.mock.calls();
+    let over = calls.iter().find(|call| call.parent.is_none()).expect("the caller's");
+    assert_eq!((over.status.as_str(), &over.dialled[..], over.said.len()), ("completed", &[PERSON.to_owned()][..], 0));
+    let person = calls.iter().find(|call| call.parent.is_some()).expect("the person's");
+    assert_eq!((person.from.as_str(), person.to.as_str(), person.status.as_str()), (LINE, PERSON, "completed"));
+    whole.stop().await;
+}
+
+async fn a_call_that_the_agent_ends_is_hung_up(base: Base) {
+    let steps = [tool("end_call", json!({})), Answer::Text("Goodbye.".into())];
+    let cast = Cast { llm: Arc::new(ScriptedModel::with_steps(quick(), steps)), ..Cast::new(quick()) };
+    let whole = Whole::start(base, cast, |config| config.turn.max_speculations = 0).await;
+    let (acme, record) = call(&whole, front_desk()).await;
+    assert_eq!(record["end"], json!({ "by": "agent", "reason": "goodbye" }), "{record}");
+    let over = acme.mock.calls().remove(0);
+    assert_eq!((over.status.as_str(), over.said.len(), over.dialled.len()), ("completed", 0, 0), "{over:?}");
+    whole.stop().await;
+}
