@@ -405,6 +405,10 @@ impl Provider for Ringostat {
         self.read_history(query).boxed()
     }
 
+    fn number(&self, written: &str) -> PhoneNumber {
+        events::side(written).unwrap_or_default()
+    }
+
     fn recording<'a>(&'a self, provider_call: &'a str) -> Answer<'a, Option<RecordingLink>> {
         self.find_recording(provider_call).boxed()
     }

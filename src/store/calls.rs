@@ -114,6 +114,10 @@ pub struct Interruptions {
 /// `provider_status` of a call that webhooks told of and the provider's log does not know.
 pub const NOT_IN_LOG: &str = "not in the call log";
 
+const ADD_NAME: &str = "INSERT INTO call_alias (integration_id, provider_call, call_id)
+    SELECT $2, $3, c.id FROM call c WHERE c.company_id = $1 AND c.id = $4
+    ON CONFLICT (integration_id, provider_call) DO NOTHING";
+
 const PARTIES: [Party; 5] = [Party::Caller, Party::Agent, Party::Operator, Party::Carrier, Party::System];
 const DIRECTIONS: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
 
@@ -517,6 +521,18 @@ impl Store {
         Ok(row.map(|(id,)| CallId::from(id)))
     }
 
+    /// A name that a call has with us and not with its provider. `false`: as in `add_alias`.
+    pub async fn add_name(
+        &self,
+        company: Uuid,
+        integration: Uuid,
+        name: &str,
+        call: CallId,
+    ) -> Result<bool, StoreError> {
+        let added = self.db.execute(ADD_NAME, args![company, integration, name, call.uuid()]).await?;
+        Ok(added > 0)
+    }
+
     /// Another name for a call; its first is the one that its provider is asked by. `false`: no such call at this company,
     /// or the name is another call's.
     pub async fn add_alias(
@@ -527,14 +543,7 @@ impl Store {
         call: CallId,
     ) -> Result<bool, StoreError> {
         let mut tx = self.db.write().await?;
-        let added = tx
-            .execute(
-                "INSERT INTO call_alias (integration_id, provider_call, call_id)
-                 SELECT $2, $3, c.id FROM call c WHERE c.company_id = $1 AND c.id = $4
-                 ON CONFLICT (integration_id, provider_call) DO NOTHING",
-                args![company, integration, provider_call, call.uuid()],
-            )
-            .await?;
+        let added = tx.execute(ADD_NAME, args![company, integration, provider_call, call.uuid()]).await?;
         if added > 0 {
             tx.execute(
                 "UPDATE call SET provider_call = $3 WHERE company_id = $1 AND id = $2 AND provider_call = ''",

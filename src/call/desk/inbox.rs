@@ -81,6 +81,7 @@ impl Desk {
         let now = Instant::now();
         inner.dialled.retain(|_, (since, _)| now.duration_since(*since) < DIALLED_LIFE);
         inner.asked.retain(|_, (since, _)| now.duration_since(*since) < DIALLED_LIFE);
+        inner.told.retain(|_, told| told.is_fresh(now));
         let Some(store) = &inner.store else { return 0 };
         let due = match timeout(INBOX_LIMIT, store.take_due(64)).await {
             Ok(Ok(due)) => due,
@@ -212,6 +213,7 @@ impl Inner {
                 None => return Ok(()),
             },
         };
+        self.remember_told(integration, call, news, &state);
         let at = At(news.at.unwrap_or_else(clock::now));
         let told = match state {
             CallState::Ringing => ProviderNews { status: Some("ringing".into()), ..ProviderNews::default() },
