@@ -1,0 +1,7 @@
+//! SIP (RFC 3261) as state machines: bytes, commands and `now` in; bytes, events and a deadline out. Bodies are opaque
+//! here: offers and answers are the business of `protocol::sdp` and of the call.
+
+pub mod check;
+pub mod message;
+pub mod stream;
+pub mod value;
