@@ -1,7 +1,10 @@
 //! SIP (RFC 3261) as state machines: bytes, commands and `now` in; bytes, events and a deadline out. Bodies are opaque
 //! here: offers and answers are the business of `protocol::sdp` and of the call.
 
+pub mod alarm;
 pub mod check;
 pub mod message;
 pub mod stream;
+pub mod target;
+pub mod transaction;
 pub mod value;
