@@ -3,6 +3,7 @@
 
 pub mod alarm;
 pub mod check;
+pub mod digest;
 pub mod message;
 pub mod stream;
 pub mod target;
