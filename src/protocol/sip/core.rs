@@ -36,10 +36,13 @@ pub enum Owner {
 /// What an endpoint may hold and do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Server transactions, and as many client ones, default 8,000: each lives up to 32 s and takes about 2 KiB.
+    /// Server transactions, and as many client ones, default 20,000: each lives up to 32 s after its answer
+    /// and takes about 2 KiB.
     pub max_transactions: usize,
     /// Calls in any state, default 1,000.
     pub max_calls: usize,
+    /// Of those, calls from one address, default 500.
+    pub max_calls_per_peer: usize,
     /// Bytes of one message, default 64 KiB.
     pub max_message_bytes: usize,
     /// Messages a second from one address, default 2,000, and twice that at once. What is above is not read.
@@ -58,8 +61,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_transactions: 8000,
+            max_transactions: 20_000,
             max_calls: 1000,
+            max_calls_per_peer: 500,
             max_message_bytes: 64 * 1024,
             peer_messages_per_s: 2000,
             peer_refusals_per_s: 10,

@@ -66,8 +66,8 @@ fn redact(bytes: &[u8]) -> String {
         // A folded line belongs to the field above.
         hiding = hiding && line.starts_with([' ', '\t']);
         let name = line.split([':', '=']).next().unwrap_or_default().trim().to_ascii_lowercase();
-        let secret = matches!(name.as_str(), "authorization" | "proxy-authorization" | "k")
-            && !line.starts_with("k: ")
+        let secret = matches!(name.as_str(), "authorization" | "proxy-authorization")
+            || line.starts_with("k=")
             || line.starts_with("a=crypto:");
         if secret {
             hiding = true;
