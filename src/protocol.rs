@@ -1,3 +1,4 @@
 //! Protocols as state machines: bytes and `now` in; events, bytes and deadlines out. No tokio, no sockets.
 
+pub mod sip;
 pub mod twilio;
