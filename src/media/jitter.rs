@@ -272,7 +272,11 @@ impl JitterBuffer {
     }
 }
 
+/// Of G.711 only: other codecs would have to be decoded first, and what they hold counts as speech.
 fn is_silent(packet: &Packet) -> bool {
+    if !packet.codec.is_g711() {
+        return false;
+    }
     let payload = packet.payload();
     let sum: i32 = payload.iter().map(|&code| i32::from(g711::decode(packet.codec, code)).abs()).sum();
     sum <= SILENT * payload.len() as i32
