@@ -79,13 +79,14 @@ impl Codec {
         }
     }
 
-    /// The byte that decodes to silence: G.711's positive zero (ITU-T G.711); for G.722 the code that a band at rest
-    /// repeats. Opus has no such byte.
-    pub const fn silence(self) -> u8 {
+    /// Two bytes that decode to silence when they are repeated: G.711's positive zero (ITU-T G.711); for G.722 two codes
+    /// that hold both bands at rest below -60 dBFS, whatever came before. `None`: Opus has to be encoded.
+    pub const fn silence(self) -> Option<[u8; 2]> {
         match self {
-            Codec::Pcmu => 0xFF,
-            Codec::Pcma => 0xD5,
-            Codec::G722 | Codec::Opus => 0xFA,
+            Codec::Pcmu => Some([0xFF; 2]),
+            Codec::Pcma => Some([0xD5; 2]),
+            Codec::G722 => Some([0xFA, 0xFF]),
+            Codec::Opus => None,
         }
     }
 
