@@ -28,6 +28,7 @@ use crate::providers::provider::{
 };
 use crate::providers::rest::ProviderError;
 use crate::providers::sip::{self, SipSettings};
+use crate::telephony::PhoneNumber;
 
 const API: &str = "https://api.ringostat.net";
 const ZONE: &str = "Europe/Kyiv";
