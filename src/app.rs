@@ -170,7 +170,8 @@ impl App {
         };
         let serving = tokio::spawn(crate::http::serve(listener, router, closing.clone()));
         let upkeep = tokio::spawn(telemetry::upkeep(closing.clone()));
-        let errands = tokio::spawn(run_errands(door, closing.clone()));
+        let reconcile = Duration::from_secs(config.security.reconcile_s);
+        let errands = tokio::spawn(run_errands(door, reconcile, closing.clone()));
         let drain = Duration::from_secs(config.server.drain_s);
         Ok(Self { calls, address, serving, upkeep, errands, draining, closing, sockets, archive: thread, drain })
     }
@@ -193,7 +194,8 @@ impl App {
 }
 
 /// Lets events act that failed before or whose process died, until it is told to stop; then waits for those under way.
-async fn run_errands(door: Door, stop: CancellationToken) {
+async fn run_errands(door: Door, reconcile: Duration, stop: CancellationToken) {
+    let comparing = tokio::spawn(run_comparing(door.desk().clone(), reconcile, stop.clone()));
     let mut round = tokio::time::interval(ERRANDS);
     let mut rounds = 0u32;
     loop {
@@ -208,7 +210,29 @@ async fn run_errands(door: Door, stop: CancellationToken) {
         }
         rounds += 1;
     }
+    let _ = comparing.await;
     door.desk().close(CLOSE).await;
+}
+
+/// Compares webhooks with call logs from time to time; what a log says twice is written once, so that stopping in
+/// between does no harm.
+async fn run_comparing(desk: Desk, every: Duration, stop: CancellationToken) {
+    if every.is_zero() {
+        return;
+    }
+    let mut round = tokio::time::interval(every);
+    round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let work = async {
+            round.tick().await;
+            desk.reconcile().await;
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = work => {}
+        }
+    }
 }
 
 /// An event of a process that died acts within so long of the next start.

@@ -13,3 +13,4 @@ pub mod recorder;
 pub mod registry;
 pub mod reply;
 pub mod thread;
+pub mod wiring;

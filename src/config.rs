@@ -147,11 +147,20 @@ pub struct SecurityConfig {
     pub webhooks_per_minute: usize,
     /// Believes Binotel's webhooks from any address, with the secret path as their only protection.
     pub binotel_allow_any: bool,
+    /// How often the webhooks of providers that neither sign nor repeat them (Ringostat) are compared with their call
+    /// logs, seconds; 0 = never. Smaller finds lost and forged ones sooner, and asks the provider more often.
+    pub reconcile_s: u64,
 }
 
 impl Default for SecurityConfig {
     fn default() -> Self {
-        Self { secrets_key: None, admin_token: None, webhooks_per_minute: 120, binotel_allow_any: false }
+        Self {
+            secrets_key: None,
+            admin_token: None,
+            webhooks_per_minute: 120,
+            binotel_allow_any: false,
+            reconcile_s: 300,
+        }
     }
 }
 

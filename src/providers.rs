@@ -5,6 +5,8 @@ pub mod binotel;
 pub mod credentials;
 pub mod network;
 pub mod provider;
+pub mod reconcile;
+pub mod recording;
 pub mod rest;
 pub mod ringostat;
 pub mod sip;

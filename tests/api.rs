@@ -850,7 +850,7 @@ async fn a_call_is_found_by_its_filters_and_heard_in_ranges(base: Base) {
     assert_eq!(part.bytes().await.unwrap(), &sound[100_000..100_010]);
     assert_eq!(hear("bytes=200000-").await.unwrap().status(), 416);
     let unheard = format!("/api/v1/calls/{}/recording", outbound.id);
-    assert_eq!(server.ask(Method::GET, &unheard, key, None).await.0, 404);
+    assert_eq!(server.ask(Method::GET, &unheard, key, None).await.0, 502, "its provider is asked, and is not there");
 }
 
 async fn an_onlooker_sees_a_call_until_it_ends(base: Base) {

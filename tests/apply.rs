@@ -19,6 +19,7 @@ on_every_store! {
     a_file_becomes_a_directory_that_answers_a_line
     applying_again_changes_nothing_and_keeps_the_ids
     an_update_names_what_differs_and_no_value
+    a_companys_rules_are_set_key_by_key_and_checked
     what_a_file_does_not_mention_stays_unless_pruned
     pruning_keeps_what_a_reference_names_and_refuses_an_empty_file
     a_dry_run_prints_the_difference_and_writes_nothing
@@ -189,6 +190,32 @@ async fn an_update_names_what_differs_and_no_value(base: Base) {
     let directory = place.directory().await;
     assert!(directory.lines().next().unwrap().agent.greeting.starts_with("Good day"));
     assert_eq!(directory.integrations().next().unwrap().credentials.text("auth_token"), "another-token");
+}
+
+async fn a_companys_rules_are_set_key_by_key_and_checked(base: Base) {
+    let place = Place::new(base);
+    let company =
+        |keys: &str| ACME.replace("name = \"Acme\"\n\n    [[int", &format!("name = \"Acme\"\n{keys}\n    [[int"));
+    let printed = place
+        .refuse(&company("allowed_countries = [\"Ukraine\"]\nquiet_hours.from = \"late\"\ncaps.calls = 3\ncolour = 1"))
+        .await;
+    for told in [
+        "allowed_countries[0]: \"Ukraine\" is no ISO 3166-1 code",
+        "quiet_hours.from: \"late\" is no time of day",
+        "caps.calls: no such key",
+        "colour: no such key; known here: allowed_countries, quiet_hours, caps",
+    ] {
+        assert!(printed.contains(told), "{told}\n{printed}");
+    }
+    place.apply(&company("allowed_countries = [\"UA\", \"PL\"]\ncaps.calls_per_hour = 7")).await;
+    let quiet = "quiet_hours = { from = \"21:00\", to = \"08:00\", time_zone = \"Europe/Kyiv\" }";
+    let printed = place.apply(&company(quiet)).await;
+    assert!(printed.contains("updated    company      Acme (quiet_hours)"), "{printed}");
+    assert!(place.apply(&company(quiet)).await.contains("unchanged  company      Acme"));
+    let acme = place.open().await.company_named("Acme").await.unwrap().unwrap().settings.0;
+    assert_eq!((&acme.allowed_countries[..], acme.caps.calls_per_hour), (&["UA".to_owned(), "PL".to_owned()][..], 7));
+    assert_eq!(acme.caps.messages_per_hour, 60, "what the file does not give stays");
+    assert_eq!(acme.quiet_hours.unwrap().to, "08:00");
 }
 
 async fn what_a_file_does_not_mention_stays_unless_pruned(base: Base) {

@@ -211,12 +211,12 @@ async fn a_lines_webhooks_are_saved_once_and_forgotten_when_restored(base: Base)
     let store = base.open().await;
     let acme = place(&store, "Acme").await;
     let setting = |value: &str| vec![WebhookSetting { name: "VoiceUrl".into(), value: value.into() }];
-    assert!(store.note_prepared(acme.company, acme.line, &setting("https://old.example")).await.unwrap());
-    assert!(store.note_prepared(acme.company, acme.line, &setting("https://ours.example")).await.unwrap());
+    assert!(store.keep_webhooks(acme.company, acme.line, &setting("https://old.example")).await.unwrap());
+    assert!(!store.keep_webhooks(acme.company, acme.line, &setting("https://ours.example")).await.unwrap());
     let line = store.line(acme.company, acme.line).await.unwrap().unwrap();
     assert_eq!(line.saved_webhooks, Some(Json(setting("https://old.example"))));
     assert!(line.prepared_at.is_some());
-    assert!(store.note_restored(acme.company, acme.line).await.unwrap());
+    assert!(store.forget_webhooks(acme.company, acme.line).await.unwrap());
     let line = store.line(acme.company, acme.line).await.unwrap().unwrap();
     assert_eq!((line.saved_webhooks, line.prepared_at), (None, None));
     let again = store.add_line(acme.company, acme.integration, "+15550001111", acme.agent).await;
@@ -256,8 +256,8 @@ async fn another_companys_ids_find_nothing(base: Base) {
     assert!(!store.note_verified(c, acme.integration, Ok("x")).await.unwrap());
     assert!(store.line(c, acme.line).await.unwrap().is_none());
     assert!(!store.remove_line(c, acme.line).await.unwrap());
-    assert!(!store.note_prepared(c, acme.line, &[]).await.unwrap());
-    assert!(!store.note_restored(c, acme.line).await.unwrap());
+    assert!(!store.keep_webhooks(c, acme.line, &[]).await.unwrap());
+    assert!(!store.forget_webhooks(c, acme.line).await.unwrap());
     assert!(!store.set_line_agent(c, acme.line, other.agent).await.unwrap(), "their line");
     assert!(!store.set_line_agent(acme.company, acme.line, other.agent).await.unwrap(), "their agent");
     assert_eq!(store.add_line(c, acme.integration, "+15550003333", other.agent).await.unwrap(), None);
@@ -449,11 +449,24 @@ async fn a_provider_may_call_a_call_by_several_names(base: Base) {
     assert!(store.add_alias(acme.company, acme.integration, "general-7", one.id).await.unwrap());
     assert!(!store.add_alias(acme.company, acme.integration, "general-7", two.id).await.unwrap(), "it is taken");
     assert_eq!(named("general-7").await, Some(one.id));
-    let matched = async |since| {
-        store.recent_call(acme.company, acme.integration, Some("+15550001111"), "+15550002222", since).await.unwrap()
+    let matched = async |around| {
+        let (line, number, minute) = (Some("+15550001111"), "+15550002222", jiff::SignedDuration::from_mins(1));
+        store.recent_call(acme.company, acme.integration, line, number, around, minute).await.unwrap()
     };
-    assert_eq!(matched(now() - jiff::SignedDuration::from_secs(60)).await, Some(two.id), "the newest");
-    assert_eq!(matched(now() + jiff::SignedDuration::from_secs(60)).await, None);
+    assert_eq!(matched(now()).await, Some(two.id), "the newest");
+    assert_eq!(matched(now() - jiff::SignedDuration::from_secs(90)).await, None);
+    assert_eq!(matched(now() + jiff::SignedDuration::from_secs(90)).await, None);
+    let own_name = async |id| store.call(acme.company, id).await.unwrap().unwrap().provider_call;
+    assert!(store.add_alias(acme.company, acme.integration, "CA2", two.id).await.unwrap());
+    assert_eq!(
+        (own_name(one.id).await, own_name(two.id).await),
+        ("CA1".into(), "CA2".into()),
+        "the first name is its own"
+    );
+    store.put_call(&two).await.unwrap();
+    assert_eq!(own_name(two.id).await, "CA2", "who does not know the name does not take it away");
+    let adopted = store.adopt_call(&record(&acme, "CA2")).await.unwrap();
+    assert_eq!(adopted, two.id, "nobody writes a second record of a call that has one");
 }
 
 async fn news_of_a_provider_come_in_any_order(base: Base) {

@@ -9,8 +9,9 @@ use jiff::{Timestamp, ToSpan as _};
 use offhook::mock::twilio::{Callee, Fault, MockCall, MockNumber, MockTwilio, MockTwilioConfig, Way};
 use offhook::providers::credentials::Credentials;
 use offhook::providers::provider::{
-    CallOutcome, Dial, HistoryQuery, OutgoingMessage, PastCall, Provider, WebhookSetting, Webhooks,
+    CallOutcome, Dial, HistoryQuery, OutgoingMessage, PastCall, Provider, RecordingLink, WebhookSetting, Webhooks,
 };
+use offhook::providers::recording;
 use offhook::providers::rest::{Limits, ProviderError};
 use offhook::providers::twilio::{KIND, Twilio};
 use offhook::telephony::{Direction, PhoneNumber};
@@ -386,7 +387,7 @@ async fn a_recording_is_there_when_it_is_ready() {
     let none = MockCall::past("+380501234567", LINE, "inbound", "completed", Timestamp::now(), 5);
     let sid = none.sid.clone();
     mock.remember(none);
-    assert_eq!(client.recording(&sid).await.unwrap(), None);
+    assert!(client.recording(&sid).await.unwrap().is_none());
 
     let sid = client.dial(&dial("+380501234567")).await.unwrap().provider_call.unwrap();
     mock.call_when(&sid, LIMIT, MockCall::is_over).await.unwrap();
@@ -399,7 +400,12 @@ async fn a_recording_is_there_when_it_is_ready() {
         tokio::task::yield_now().await;
     };
     assert!(link.url.starts_with(&format!("{}/2010-04-01/Accounts/{SID}/Recordings/RE", mock.api_base())), "{link:?}");
-    assert!(!link.url.contains(TOKEN));
+    assert!(!link.url.contains(TOKEN) && !format!("{link:?}").contains("Basic"));
+    let sound = recording::open(&link, Some("bytes=0-3")).await.unwrap();
+    assert!(sound.content_type.starts_with("audio/"), "{}", sound.content_type);
+    let stranger = RecordingLink { authorization: None, ..link };
+    let error = recording::open(&stranger, None).await.err().expect("the file is the account's");
+    assert!(matches!(error, ProviderError::NoRight { .. }), "{error}");
 }
 
 #[tokio::test]

@@ -23,15 +23,23 @@ pub struct CompanySettings {
     pub caps: Caps,
 }
 
-/// From one minute of the day to another, in the company's time zone; over midnight where `from` is the later one.
+/// From one minute of the day to another, in the company's time zone; over midnight where `from` is the later one, never
+/// where they are the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct QuietHours {
     /// `21:00`.
     pub from: String,
     pub to: String,
     /// IANA name: `Europe/Kyiv`.
     pub time_zone: String,
+}
+
+impl Default for QuietHours {
+    fn default() -> Self {
+        let midnight = || "00:00".to_owned();
+        Self { from: midnight(), to: midnight(), time_zone: "UTC".to_owned() }
+    }
 }
 
 /// What agents may start in an hour.
@@ -85,23 +93,25 @@ pub enum OutboundRefusal {
 }
 
 impl CompanySettings {
-    /// What is wrong: the key, the problem and the cure.
-    pub fn faults(&self) -> Vec<String> {
+    /// What is wrong: the key, and the problem with its cure.
+    pub fn faults(&self) -> Vec<(String, String)> {
         let mut faults = Vec::new();
-        for country in &self.allowed_countries {
+        for (index, country) in self.allowed_countries.iter().enumerate() {
             if country != "*" && country.parse::<phonenumber::country::Id>().is_err() {
-                faults.push(format!("allowed_countries: {country:?} is no ISO 3166 code; write UA, PL, US or *"));
+                let problem = format!("{country:?} is no ISO 3166-1 code: write two capitals such as UA, or * for all");
+                faults.push((format!("allowed_countries[{index}]"), problem));
             }
         }
         if let Some(quiet) = &self.quiet_hours {
             for (key, text) in [("from", &quiet.from), ("to", &quiet.to)] {
                 if time_of_day(text).is_none() {
-                    faults.push(format!("quiet_hours.{key}: {text:?} is no time of day; write 21:00"));
+                    let problem = format!("{text:?} is no time of day: write hours and minutes such as 21:00");
+                    faults.push((format!("quiet_hours.{key}"), problem));
                 }
             }
             if TimeZone::get(&quiet.time_zone).is_err() {
-                let problem = format!("{:?} is not known; write an IANA name such as Europe/Kyiv", quiet.time_zone);
-                faults.push(format!("quiet_hours.time_zone: {problem}"));
+                let problem = format!("{:?} is not known: write an IANA name such as Europe/Kyiv", quiet.time_zone);
+                faults.push(("quiet_hours.time_zone".to_owned(), problem));
             }
         }
         faults
@@ -292,12 +302,13 @@ mod tests {
 
     #[test]
     fn wrong_rules_are_told_with_the_cure() {
-        assert_eq!(CompanySettings::default().faults(), Vec::<String>::new());
+        assert_eq!(CompanySettings::default().faults(), []);
         let rules = CompanySettings {
             allowed_countries: vec!["Ukraine".into()],
             quiet_hours: Some(QuietHours { from: "late".into(), to: "8:00".into(), time_zone: "Kyiv".into() }),
             ..CompanySettings::default()
         };
-        assert_eq!(rules.faults().len(), 3, "{:?}", rules.faults());
+        let fields: Vec<String> = rules.faults().into_iter().map(|(field, _)| field).collect();
+        assert_eq!(fields, ["allowed_countries[0]", "quiet_hours.from", "quiet_hours.time_zone"]);
     }
 }

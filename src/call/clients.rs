@@ -1,16 +1,36 @@
 //! One client for each integration, kept while its credentials stay the same: it holds the provider's connections and
-//! its rate limit.
+//! its rate limit. No question to a provider waits longer than [`in_time`] lets it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dashmap::DashMap;
 use sha2::{Digest as _, Sha256};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::providers;
 use crate::providers::credentials::CredentialsFault;
-use crate::providers::provider::Provider;
+use crate::providers::provider::{Answer, Provider};
+use crate::providers::rest::ProviderError;
 use crate::store::directory::{Directory, Integration};
+
+/// What a provider gets for one question, its client's own retries included.
+const PROVIDER_LIMIT: Duration = Duration::from_secs(45);
+
+/// Why a provider's answer is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    #[error("no answer within {} s", PROVIDER_LIMIT.as_secs())]
+    TimedOut,
+}
+
+/// Gives a provider up in time.
+pub async fn in_time<T>(asked: Answer<'_, T>) -> Result<T, AskError> {
+    Ok(timeout(PROVIDER_LIMIT, asked).await.map_err(|_| AskError::TimedOut)??)
+}
 
 #[derive(Default)]
 pub struct Clients {

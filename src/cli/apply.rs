@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::cli::providers;
 use crate::config::Config;
+use crate::providers::provider::Proof;
 use crate::store::setup::{Fault, Setup};
 use crate::store::{Action, ApplyError, ApplyOptions, Diff, Store, StoreConfig, Webhook};
 
@@ -113,8 +114,9 @@ fn print(out: &mut impl Write, diff: &Diff, args: &Args, public_url: Option<&str
         [Action::Created, Action::Updated, Action::Unchanged, Action::Removed].map(|action| diff.count(action));
     let would = if args.dry_run { " (dry run: nothing was written)" } else { "" };
     writeln!(out, "{created} created, {updated} updated, {unchanged} unchanged, {removed} removed{would}")?;
-    // A SIP trunk posts nothing.
-    let posts = |webhook: &&Webhook| webhook.provider != "sip";
+    let proof =
+        |webhook: &Webhook| crate::providers::kind(webhook.provider).map_or(Proof::NoWebhooks, |kind| kind.proof);
+    let posts = |webhook: &&Webhook| proof(webhook) != Proof::NoWebhooks;
     if diff.webhooks.iter().filter(posts).count() == 0 {
         return Ok(());
     }
@@ -124,8 +126,7 @@ fn print(out: &mut impl Write, diff: &Diff, args: &Args, public_url: Option<&str
         let id = webhook.id.map_or("<the id that it gets when it is applied>".into(), |id| id.to_string());
         let Webhook { company, integration, provider, secret, .. } = webhook;
         let secret = secret.as_ref().map_or("<its secret>", |secret| secret.expose_secret());
-        // Twilio signs what it posts; for the others, the path is the proof.
-        let last = if *provider == "twilio" { "voice" } else { secret };
+        let last = if proof(webhook) == Proof::SecretPath { secret } else { "voice" };
         writeln!(out, "  {company} / {integration}: {base}/webhooks/{provider}/{id}/{last}")?;
     }
     if public_url.is_none() {

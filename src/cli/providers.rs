@@ -2,29 +2,20 @@
 //! lets us.
 
 use std::io::{self, Write};
-use std::time::Duration;
 
-use tokio::time::timeout;
-
-use crate::call::clients::Clients;
+use crate::call::clients::{Clients, in_time};
+use crate::call::wiring;
 use crate::providers;
-use crate::providers::provider::{LineState, Provider, Webhooks};
+use crate::providers::provider::{LineState, Provider};
 use crate::store::Store;
 use crate::store::directory::{Directory, Integration, Line};
-
-/// A provider that is slower than this at one question is not waited for.
-const LIMIT: Duration = Duration::from_secs(40);
 
 /// Tries one integration's credentials: the account's name and what it warns of, or why not.
 pub async fn verify(clients: &Clients, integration: &Integration) -> Result<String, String> {
     let client = clients.of(integration).map_err(|fault| fault.to_string())?;
-    let account = timeout(LIMIT, client.verify()).await.map_err(|_| late())?.map_err(|error| error.to_string())?;
+    let account = in_time(client.verify()).await.map_err(|error| error.to_string())?;
     let warnings: String = account.warnings.iter().map(|warning| format!("; warning: {warning}")).collect();
     Ok(format!("{}{warnings}", account.name))
-}
-
-fn late() -> String {
-    format!("no answer within {} s", LIMIT.as_secs())
 }
 
 /// Verifies the integrations that `wanted` picks and writes the webhooks of their lines. `false`: something failed.
@@ -72,15 +63,13 @@ async fn prepare(
     public_url: Option<&str>,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
-    let hooks = webhooks(public_url.unwrap_or_default(), integration);
-    let outcome = match timeout(LIMIT, client.prepare_line(&line.number, &hooks)).await {
-        Ok(outcome) => outcome.map_err(|error| error.to_string()),
-        Err(_) => Err(late()),
-    };
-    match outcome {
-        Ok(state) => {
-            store.note_prepared(integration.company_id, line.id, &state.found).await?;
-            tell(&line.number, &state, out)?;
+    // Without a public URL the addresses are empty, which the provider's client refuses with the cure.
+    let base = public_url.unwrap_or_default().trim_end_matches('/');
+    let url = |path: &str| if base.is_empty() { String::new() } else { format!("{base}{path}") };
+    let hooks = wiring::addresses(integration.provider, integration.id, url);
+    match wiring::write(store, client, integration.company_id, line.id, &line.number, &hooks).await {
+        Ok(wired) => {
+            tell(&line.number, &wired.before, out)?;
             Ok(true)
         }
         Err(problem) => {
@@ -98,15 +87,4 @@ fn tell(number: &str, state: &LineState, out: &mut impl Write) -> io::Result<()>
         writeln!(out, "  {number}: webhooks written: {}", names.join(", "))?;
     }
     state.warnings.iter().try_for_each(|warning| writeln!(out, "  {number}: warning: {warning}"))
-}
-
-/// Where a provider sends what concerns an integration's lines. Without a public URL they are empty, which the provider's
-/// client refuses with the cure.
-pub fn webhooks(public_url: &str, integration: &Integration) -> Webhooks {
-    let base = public_url.trim_end_matches('/');
-    let hook = |route: &str| match base {
-        "" => String::new(),
-        base => format!("{base}/webhooks/{}/{}/{route}", integration.provider, integration.id),
-    };
-    Webhooks { voice: hook("voice"), status: hook("status"), sms: hook("sms") }
 }

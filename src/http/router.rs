@@ -10,7 +10,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
@@ -99,9 +99,7 @@ pub fn with_api(state: AppState, api: ApiState) -> Router {
 fn assemble(state: AppState, api: Option<ApiState>) -> Router {
     // No request is traced with its path: the path of a media websocket is a secret.
     let webhooks = Router::new()
-        .route("/webhooks/twilio/{integration}/{route}", post(webhooks::twilio))
-        .route("/webhooks/ringostat/{integration}/{secret}", get(webhooks::ringostat).post(webhooks::ringostat))
-        .route("/webhooks/binotel/{integration}/{secret}", post(webhooks::binotel))
+        .route("/webhooks/{provider}/{integration}/{last}", get(webhooks::receive).post(webhooks::receive))
         .layer(DefaultBodyLimit::max(WEBHOOK_BODY_BYTES))
         .layer(middleware::from_fn(limit_time));
     Router::new()

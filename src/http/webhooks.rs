@@ -22,8 +22,10 @@ use crate::http::problem::Problem;
 use crate::http::rate::{Rates, Strangers};
 use crate::http::router::AppState;
 use crate::http::tokens::PendingCall;
-use crate::providers::provider::{Decision, Event, Provider, Refusal, Webhook, WebhookAnswer, WebhookRequest};
-use crate::providers::twilio::signature;
+use crate::providers;
+use crate::providers::provider::{
+    Decision, Event, Kind, Proof, Provider, Refusal, Webhook, WebhookAnswer, WebhookRequest,
+};
 use crate::store::directory::Integration;
 use crate::telephony::CallId;
 
@@ -60,48 +62,31 @@ impl Door {
     }
 }
 
-/// `POST /webhooks/twilio/{integration}/{route}`.
-pub(super) async fn twilio(
+/// `GET|POST /webhooks/{provider}/{integration}/{subject or secret}`.
+pub(super) async fn receive(
     State(state): State<AppState>,
-    Path((integration, route)): Path<(String, String)>,
+    Path((provider, integration, last)): Path<(String, String, String)>,
     request: Request,
 ) -> Response {
-    receive(&state, "twilio", &integration, None, &route, request).await
-}
-
-/// `GET|POST /webhooks/ringostat/{integration}/{secret}`.
-pub(super) async fn ringostat(
-    State(state): State<AppState>,
-    Path((integration, secret)): Path<(String, String)>,
-    request: Request,
-) -> Response {
-    receive(&state, "ringostat", &integration, Some(&secret), "", request).await
-}
-
-/// `POST /webhooks/binotel/{integration}/{secret}`.
-pub(super) async fn binotel(
-    State(state): State<AppState>,
-    Path((integration, secret)): Path<(String, String)>,
-    request: Request,
-) -> Response {
-    receive(&state, "binotel", &integration, Some(&secret), "", request).await
-}
-
-async fn receive(
-    state: &AppState,
-    provider: &'static str,
-    integration: &str,
-    secret: Option<&str>,
-    route: &str,
-    request: Request,
-) -> Response {
+    let state = &state;
+    let Some(kind) = providers::kind(&provider).filter(|kind| kind.proof != Proof::NoWebhooks) else {
+        return Problem::new(StatusCode::NOT_FOUND).into_response();
+    };
+    if !kind.methods.contains(&request.method().as_str()) {
+        return Problem::new(StatusCode::METHOD_NOT_ALLOWED).into_response();
+    }
     let count = |result: &'static str| {
-        counter!("offhook_webhook_total", "provider" => provider, "result" => result).increment(1);
+        counter!("offhook_webhook_total", "provider" => kind.name, "result" => result).increment(1);
+    };
+    // A secret is no subject, and must not reach the inbox or a log.
+    let (route, secret) = match kind.proof {
+        Proof::SecretPath => ("", Some(last.as_str())),
+        _ => (last.as_str(), None),
     };
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     let client = peer.map(|peer| state.proxies.client(peer, request.headers()));
     // An integration that is not there, is another provider's, or has another secret: as any path that does not exist.
-    let Some(integration) = known(state, provider, integration, secret) else {
+    let Some(integration) = known(state, kind, &integration, secret) else {
         count("unknown_integration");
         return Problem::new(StatusCode::NOT_FOUND).into_response();
     };
@@ -109,7 +94,7 @@ async fn receive(
         count("not_set_up");
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE).into_response();
     };
-    let read = read(state, &*speaker, &integration, secret.is_some(), route, client, request).await;
+    let read = read(state, &*speaker, route, client, request).await;
     let (call, webhook) = match read {
         Ok(read) => read,
         Err(fault) => {
@@ -137,10 +122,10 @@ async fn receive(
 }
 
 /// The integration that the path names, if the path is right.
-fn known(state: &AppState, provider: &str, id: &str, secret: Option<&str>) -> Option<Arc<Integration>> {
+fn known(state: &AppState, kind: &Kind, id: &str, secret: Option<&str>) -> Option<Arc<Integration>> {
     let id = Uuid::try_parse(id).ok()?;
     let integration = state.directory.load().integration(id).cloned()?;
-    if integration.provider != provider {
+    if integration.provider != kind.name {
         return None;
     }
     if let Some(secret) = secret {
@@ -175,8 +160,6 @@ impl Fault {
 async fn read(
     state: &AppState,
     speaker: &dyn Provider,
-    integration: &Integration,
-    secret_path: bool,
     route: &str,
     client: Option<IpAddr>,
     request: Request,
@@ -187,11 +170,14 @@ async fn read(
         // What is no text is no good signature and no known type.
         Some(value) => value.to_str().map(|value| Some(value.to_owned())).map_err(|_| Fault::Refused(Refusal::Forged)),
     };
-    let signature = text(header::HeaderName::from_static(signature::HEADER))?;
-    if integration.provider == "twilio" && signature.is_none() {
-        // A stranger's request costs no body and no hash.
-        return Err(Fault::Refused(Refusal::Unsigned));
-    }
+    let signature = match speaker.kind().proof {
+        Proof::Signature { header } => {
+            let signature = text(header::HeaderName::from_static(header))?;
+            // A stranger's request costs no body and no hash.
+            Some(signature.ok_or(Fault::Refused(Refusal::Unsigned))?)
+        }
+        _ => None,
+    };
     let content_type = text(header::CONTENT_TYPE)?;
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let url = state.urls.http(path);
@@ -214,8 +200,7 @@ async fn read(
         })
         .map_err(Fault::Refused)?;
     // Only a signed address is ours; in an unsigned one the query is anybody's.
-    let ours =
-        (!secret_path).then(|| form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "call")).flatten();
+    let ours = signature.and_then(|_| form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "call"));
     let call = ours.and_then(|(_, id)| Uuid::try_parse(&id).ok()).map(CallId::from);
     Ok((call, webhook))
 }
@@ -230,7 +215,7 @@ fn refuse(state: &AppState, integration: &Integration, client: Option<IpAddr>, f
         Fault::TooLarge => Problem::new(StatusCode::PAYLOAD_TOO_LARGE),
         Fault::Broken | Fault::Refused(Refusal::Malformed) => Problem::new(StatusCode::BAD_REQUEST),
         Fault::Refused(Refusal::Unsigned) => {
-            Problem::because(StatusCode::BAD_REQUEST, "X-Twilio-Signature is missing.")
+            Problem::because(StatusCode::BAD_REQUEST, "The header with the provider's signature is missing.")
         }
         Fault::Refused(Refusal::WrongType) => Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE),
         Fault::Refused(Refusal::Forged | Refusal::WrongAccount | Refusal::WrongAddress) => {
@@ -263,7 +248,7 @@ async fn decide(
         Event::CallOffered(news) => {
             let offer = match state.ready() {
                 // A PBX is told the way of its call also by a server that takes none: the call may be for people.
-                Err(refused) if integration.provider == "twilio" => Offer::Busy(refused),
+                Err(refused) if speaker.kind().capabilities.streams => Offer::Busy(refused),
                 _ => desk.offered(integration, news, call),
             };
             Ok(match offer {

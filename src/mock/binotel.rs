@@ -22,7 +22,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::mock::stage::{Delivery, Fault, FaultRequest, MAX_CALLS, Post, Server, Stage, WebhookRequest, html, lock};
+use crate::mock::stage::{
+    self, Delivery, Fault, FaultRequest, MAX_CALLS, Post, Server, Stage, WebhookRequest, html, lock,
+};
 
 /// Calls that are remembered; older ones are forgotten.
 const LOG_LEN: usize = 100_000;
@@ -157,7 +159,7 @@ impl MockBinotel {
             running: Mutex::default(),
             asked: Mutex::default(),
         });
-        let server = Server::start(listener, router(Arc::clone(&shared)), stage)?;
+        let server = Server::start(listener, router(Arc::clone(&shared)), stage);
         Ok(Self { server, shared })
     }
 
@@ -616,12 +618,7 @@ async fn recording(State(shared): State<Arc<Shared>>, Path(call): Path<String>, 
     if !known {
         return StatusCode::NOT_FOUND.into_response();
     }
-    // A tenth of a second of silence at 8 kHz, one byte a sample.
-    let mut wav = Vec::from(
-        *b"RIFF\x44\x03\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x40\x1f\0\0\x01\0\x08\0data\x20\x03\0\0",
-    );
-    wav.resize(wav.len() + 800, 0x80);
-    ([("content-type", "audio/wav")], wav).into_response()
+    stage::silence("audio/wav")
 }
 
 async fn simulate_call(State(shared): State<Arc<Shared>>, Json(call): Json<Call>) -> Json<Simulated> {

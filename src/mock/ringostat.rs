@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -22,7 +22,9 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 use crate::clock;
-use crate::mock::stage::{Delivery, Fault, FaultRequest, MAX_CALLS, Post, Server, Stage, WebhookRequest, html, lock};
+use crate::mock::stage::{
+    self, Delivery, Fault, FaultRequest, MAX_CALLS, Post, Server, Stage, WebhookRequest, html, lock,
+};
 
 /// Calls that the log keeps; older ones are forgotten.
 const LOG_LEN: usize = 100_000;
@@ -148,15 +150,16 @@ impl MockRingostat {
     /// Serves on `listener` until it is stopped or dropped; needs a tokio runtime.
     pub fn start(config: RingostatConfig, listener: TcpListener) -> io::Result<Self> {
         let stage = Arc::new(Stage::new(config.webhook.clone())?);
+        let base = format!("http://{}", listener.local_addr()?);
         let shared =
-            Arc::new(Shared { config, stage: Arc::clone(&stage), log: Mutex::default(), counter: Mutex::new(0) });
-        let server = Server::start(listener, router(Arc::clone(&shared)), stage)?;
+            Arc::new(Shared { base, config, stage: Arc::clone(&stage), log: Mutex::default(), counter: Mutex::new(0) });
+        let server = Server::start(listener, router(Arc::clone(&shared)), stage);
         Ok(Self { server, shared })
     }
 
     /// What `api_base` wants.
     pub fn base_url(&self) -> String {
-        format!("http://{}", self.server.addr)
+        self.shared.base.clone()
     }
 
     pub fn set_webhook(&self, url: impl Into<String>) {
@@ -201,6 +204,7 @@ impl MockRingostat {
 }
 
 struct Shared {
+    base: String,
     config: RingostatConfig,
     stage: Arc<Stage>,
     log: Mutex<Vec<LoggedCall>>,
@@ -214,6 +218,10 @@ impl Shared {
             log.remove(0);
         }
         log.push(call);
+    }
+
+    fn recording(&self, id: &str) -> String {
+        format!("{}/recordings/{id}.ogg?token=EXAMPLE", self.base)
     }
 
     /// Server prefix, unix time, counter.
@@ -286,6 +294,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/api/json-rpc", post(rpc))
         .route("/a/v2", post(rpc))
         .route("/callback/outward_call", post(outward_call))
+        .route("/recordings/{file}", get(recording))
         .route("/simulate/call", post(simulate_call))
         .route("/simulate/fault", post(simulate_fault))
         .route("/simulate/webhook", post(simulate_webhook))
@@ -396,13 +405,22 @@ fn row(shared: &Shared, call: &LoggedCall, index: usize, fields: &[&str], zone: 
         "connected_with": call.connected_with,
         "employee_number": employee.map(|employee| employee.id.to_string()),
         "has_recording": number(u32::from(recorded)),
-        "recording": if recorded { json!(recording(&call.uniqueid)) } else { Value::Null },
+        "recording": if recorded { json!(shared.recording(&call.uniqueid)) } else { Value::Null },
     });
     fields.iter().map(|field| ((*field).to_owned(), all[*field].clone())).collect::<Map<_, _>>().into()
 }
 
-fn recording(id: &str) -> String {
-    format!("https://app.ringostat.com/recordings/{id}.ogg?token=EXAMPLE")
+async fn recording(State(shared): State<Arc<Shared>>, Path(file): Path<String>, Query(link): Query<Link>) -> Response {
+    let id = file.strip_suffix(".ogg").filter(|_| link.token == "EXAMPLE");
+    match id.is_some_and(|id| lock(&shared.log).iter().any(|call| call.uniqueid == id && call.talk_s > 0)) {
+        true => stage::silence("audio/ogg"),
+        false => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+#[derive(Deserialize)]
+struct Link {
+    token: String,
 }
 
 async fn rpc(
@@ -557,7 +575,7 @@ fn after(shared: &Shared, call: &LoggedCall, mut common: Map<String, Value>) -> 
         ),
         ("employee_id", employee_id(shared, &call.connected_with)),
         ("has_recording", if recorded { "1" } else { "0" }.into()),
-        ("recording", if recorded { recording(&call.uniqueid).into() } else { Value::Null }),
+        ("recording", if recorded { shared.recording(&call.uniqueid).into() } else { Value::Null }),
     ]));
     common
 }

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -186,16 +185,14 @@ impl Stage {
 
 /// A server task that is stopped or dropped.
 pub(super) struct Server {
-    pub addr: SocketAddr,
     stage: Arc<Stage>,
     task: JoinHandle<io::Result<()>>,
 }
 
 impl Server {
-    pub fn start(listener: TcpListener, router: Router, stage: Arc<Stage>) -> io::Result<Self> {
-        let addr = listener.local_addr()?;
+    pub fn start(listener: TcpListener, router: Router, stage: Arc<Stage>) -> Self {
         let server = axum::serve(listener, router).with_graceful_shutdown(stage.stop.clone().cancelled_owned());
-        Ok(Self { addr, stage, task: tokio::spawn(server.into_future()) })
+        Self { stage, task: tokio::spawn(server.into_future()) }
     }
 
     /// Ends the calls that run, and waits a second for open answers.
@@ -243,4 +240,15 @@ pub(super) struct WebhookRequest {
 
 const fn once() -> u32 {
     1
+}
+/// What a simulated recording holds: a second of silence, 8 kHz, mono, 16 bit.
+pub fn silence(content_type: &'static str) -> Response {
+    const BYTES: u32 = 16_000;
+    let mut wav = Vec::with_capacity(44 + BYTES as usize);
+    wav.extend_from_slice(b"RIFF");
+    wav.extend_from_slice(&(36 + BYTES).to_le_bytes());
+    wav.extend_from_slice(b"WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0\x02\0\x10\0data");
+    wav.extend_from_slice(&BYTES.to_le_bytes());
+    wav.resize(44 + BYTES as usize, 0);
+    ([(CONTENT_TYPE, content_type)], wav).into_response()
 }

@@ -26,7 +26,7 @@ use crate::clock;
 use crate::providers::credentials::{Credentials, CredentialsFault, Field, digits, http_url, milliseconds, token};
 use crate::providers::provider::{
     Account, Answer, CallOutcome, Capabilities, Decision, Dial, Dialled, Event, HistoryPage, HistoryQuery, Kind,
-    PastCall, Provider, RecordingLink, Refusal, RemoteLine, Webhook, WebhookAnswer, WebhookRequest,
+    PastCall, Proof, Provider, RecordingLink, Refusal, RemoteLine, Webhook, WebhookAnswer, WebhookRequest,
 };
 use crate::providers::rest::ProviderError;
 use crate::providers::sip::{self, SipSettings};
@@ -115,7 +115,11 @@ pub static KIND: Kind = Kind {
         messages: false,
         writes_webhooks: false,
         recordings: true,
+        streams: false,
+        log_decides: false,
     },
+    proof: Proof::SecretPath,
+    methods: &["POST"],
     open,
 };
 
@@ -352,7 +356,7 @@ impl Binotel {
             Ok(answer) => {
                 let url = answer.get("url").text().to_owned();
                 let expires = clock::now().checked_add(LINK_LIFE).ok();
-                Ok(url.starts_with("http").then_some(RecordingLink { url, expires }))
+                Ok(url.starts_with("http").then_some(RecordingLink { url, authorization: None, expires }))
             }
             // A file comes some two minutes after the call; what "no record" is coded with is not documented.
             Err(ProviderError::Refused { code, .. }) if code != "102" && code != "120" => Ok(None),

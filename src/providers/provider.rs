@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -25,7 +26,22 @@ pub struct Kind {
     /// What `credentials` may and must hold, in the order in which a form asks for them.
     pub fields: &'static [Field],
     pub capabilities: Capabilities,
+    pub proof: Proof,
+    /// How its webhooks come: `POST`, for some `GET` too.
+    pub methods: &'static [&'static str],
     pub open: fn(&Credentials) -> Result<Arc<dyn Provider>, CredentialsFault>,
+}
+
+/// How this provider's webhooks show that they are its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// A signature in this header; the last part of the path is the subject: `/webhooks/{provider}/{integration}/voice`.
+    /// One without the header is refused unread.
+    Signature { header: &'static str },
+    /// Nothing is signed: the last part of the path is a secret, and the client judges the rest.
+    SecretPath,
+    /// It posts nothing.
+    NoWebhooks,
 }
 
 /// What an integration of this kind can do for its company.
@@ -41,6 +57,11 @@ pub struct Capabilities {
     /// We write the webhook's address at the provider; otherwise a person types it into the provider's cabinet.
     pub writes_webhooks: bool,
     pub recordings: bool,
+    /// The answer to a call's webhook opens the stream of its audio; otherwise a PBX is told the line of ours to send the
+    /// call to, where it comes by SIP.
+    pub streams: bool,
+    /// Webhooks are neither signed nor repeated: the call log has the last word, and is read from time to time.
+    pub log_decides: bool,
 }
 
 /// One account with one provider. Cheap to call from many tasks; it keeps the provider's rate limit by itself.
@@ -238,7 +259,8 @@ pub struct PastCall {
     pub ring_s: Option<u32>,
     /// Who of the company talked: a SIP login or an internal number.
     pub answered_by: Option<String>,
-    pub recording: bool,
+    /// `None`: the provider's list does not say.
+    pub recording: Option<bool>,
 }
 
 /// What became of a call, in words that all providers share.
@@ -295,11 +317,20 @@ pub struct SentMessage {
     pub status: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Prints neither its address nor its key.
+#[derive(Clone)]
 pub struct RecordingLink {
     /// Carries a token: a secret.
     pub url: String,
+    /// `Authorization`, where the link alone does not open it.
+    pub authorization: Option<SecretString>,
     pub expires: Option<Timestamp>,
+}
+
+impl std::fmt::Debug for RecordingLink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecordingLink").field("expires", &self.expires).finish_non_exhaustive()
+    }
 }
 
 /// A webhook as it came in, before anybody believed it.
@@ -312,7 +343,7 @@ pub struct WebhookRequest<'a> {
     pub url: &'a str,
     pub query: &'a str,
     pub content_type: Option<&'a str>,
-    /// `X-Twilio-Signature`.
+    /// The header of [`Proof::Signature`].
     pub signature: Option<&'a str>,
     /// The true client, seen through `server.trusted_proxies`.
     pub client: Option<IpAddr>,

@@ -73,6 +73,13 @@ pub enum ProviderError {
     Invalid { field: &'static str, problem: String },
 }
 
+impl ProviderError {
+    /// A call or a message that was asked for may have been made all the same.
+    pub fn maybe_done(&self) -> bool {
+        matches!(self, Self::Unreachable { maybe_done: true, .. } | Self::Nonsense { .. })
+    }
+}
+
 /// A status and a body, whatever the status. Prints no body: some answers hold secrets.
 #[derive(Clone)]
 pub struct Reply {

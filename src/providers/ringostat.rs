@@ -3,7 +3,6 @@
 
 mod events;
 mod parameters;
-pub mod reconcile;
 mod rest;
 
 use std::collections::BTreeSet;
@@ -25,7 +24,7 @@ use crate::clock;
 use crate::providers::credentials::{Credentials, CredentialsFault, Field, any, digits, http_url, milliseconds, token};
 use crate::providers::provider::{
     Account, Answer, CallOutcome, Capabilities, Decision, Dial, Dialled, Event, HistoryPage, HistoryQuery, Kind,
-    PastCall, Provider, RecordingLink, Refusal, RemoteLine, Webhook, WebhookAnswer, WebhookRequest,
+    PastCall, Proof, Provider, RecordingLink, Refusal, RemoteLine, Webhook, WebhookAnswer, WebhookRequest,
 };
 use crate::providers::rest::ProviderError;
 use crate::providers::sip::{self, SipSettings};
@@ -144,7 +143,11 @@ pub static KIND: Kind = Kind {
         messages: false,
         writes_webhooks: false,
         recordings: true,
+        streams: false,
+        log_decides: true,
     },
+    proof: Proof::SecretPath,
+    methods: &["GET", "POST"],
     open,
 };
 
@@ -377,7 +380,7 @@ impl Ringostat {
         let part = self.api.log(&Rows { from, to, dispositions: &[], call: Some(call) }).await?;
         let link = part.rows.into_iter().find(|row| row.call.provider_call == call).and_then(|row| row.recording);
         // Whether the link expires is not documented.
-        Ok(link.map(|url| RecordingLink { url, expires: None }))
+        Ok(link.map(|url| RecordingLink { url, authorization: None, expires: None }))
     }
 }
 

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use crate::providers::credentials::{Credentials, CredentialsFault, Field, any};
 use crate::providers::network::Network;
 use crate::providers::provider::{
-    Account, Answer, Capabilities, Decision, Event, Kind, Provider, Refusal, RemoteLine, Webhook, WebhookAnswer,
+    Account, Answer, Capabilities, Decision, Event, Kind, Proof, Provider, Refusal, RemoteLine, Webhook, WebhookAnswer,
     WebhookRequest,
 };
 
@@ -51,7 +51,11 @@ pub static KIND: Kind = Kind {
         messages: false,
         writes_webhooks: false,
         recordings: false,
+        streams: false,
+        log_decides: false,
     },
+    proof: Proof::NoWebhooks,
+    methods: &[],
     open,
 };
 

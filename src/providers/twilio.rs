@@ -15,8 +15,8 @@ use secrecy::SecretString;
 use crate::providers::credentials::{Credentials, CredentialsFault, Field, http_url};
 use crate::providers::provider::{
     Account, Answer, Capabilities, Decision, Dial, Dialled, Event, HistoryPage, HistoryQuery, Kind, LineState,
-    OutgoingMessage, Provider, RecordingLink, Refusal, RemoteLine, SentMessage, Webhook, WebhookAnswer, WebhookRequest,
-    WebhookSetting, Webhooks,
+    OutgoingMessage, Proof, Provider, RecordingLink, Refusal, RemoteLine, SentMessage, Webhook, WebhookAnswer,
+    WebhookRequest, WebhookSetting, Webhooks,
 };
 use crate::providers::rest::{Limits, ProviderError};
 use crate::providers::twilio::rest::Api;
@@ -81,7 +81,11 @@ pub static KIND: Kind = Kind {
         messages: true,
         writes_webhooks: true,
         recordings: true,
+        streams: true,
+        log_decides: false,
     },
+    proof: Proof::Signature { header: signature::HEADER },
+    methods: &["POST"],
     open,
 };
 

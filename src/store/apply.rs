@@ -11,7 +11,8 @@ use crate::agent::profile::AgentProfile;
 use crate::clock;
 use crate::providers::credentials::Credentials;
 use crate::store::agents::put_agent;
-use crate::store::db::{Tx, args};
+use crate::store::companies::CompanySettings;
+use crate::store::db::{Tx, args, json};
 use crate::store::integrations::{NewIntegration, put_integration};
 use crate::store::read::{AgentRow, CompanyRow, IntegrationRow, LineRow, Rows};
 use crate::store::secrets::Sealer;
@@ -313,20 +314,27 @@ impl Work<'_> {
 
     async fn company(&mut self, company: &CompanySetup) -> Result<(), ApplyError> {
         let name = company.name.as_str();
-        let (id, action) = match self.before.companies.get(name) {
-            Some(row) => (row.id, Action::Unchanged),
-            None => (Uuid::now_v7(), Action::Created),
+        let row = self.before.companies.get(name).copied();
+        let before = row.map(|row| row.settings.0.clone()).unwrap_or_default();
+        let settings = company.settings(&before).expect("every key was checked when the file was read");
+        let fields = settings_differences(&before, &settings);
+        let (id, action, fields) = match row {
+            Some(row) if fields.is_empty() => (row.id, Action::Unchanged, fields),
+            Some(row) => (row.id, Action::Updated, fields),
+            None => (Uuid::now_v7(), Action::Created, Vec::new()),
         };
-        if action == Action::Created {
+        if action != Action::Unchanged {
             self.tx
                 .execute(
-                    "INSERT INTO company (id, name, created_at, updated_at) VALUES ($1, $2, $3, $3)",
-                    args![id, name, self.now_ms],
+                    "INSERT INTO company (id, name, settings, created_at, updated_at) VALUES ($1, $2, $3, $4, $4)
+                     ON CONFLICT (id) DO UPDATE SET settings = excluded.settings, updated_at = excluded.updated_at",
+                    args![id, name, json(&settings), self.now_ms],
                 )
                 .await?;
         }
         self.after.companies.insert(name.to_owned(), id);
-        self.note(action, Thing::Company, &[name], Vec::new());
+        let fields = fields.into_iter().map(str::to_owned).collect();
+        self.note(action, Thing::Company, &[name], fields);
         Ok(())
     }
 
@@ -466,6 +474,18 @@ fn differences(old: (&str, &Credentials), new: (&str, &Credentials)) -> Vec<Stri
         fields.insert("provider");
     }
     fields.into_iter().map(str::to_owned).collect()
+}
+
+fn settings_differences(old: &CompanySettings, new: &CompanySettings) -> Vec<&'static str> {
+    let CompanySettings { allowed_countries, quiet_hours, caps } = old;
+    [
+        ("allowed_countries", *allowed_countries != new.allowed_countries),
+        ("quiet_hours", *quiet_hours != new.quiet_hours),
+        ("caps", *caps != new.caps),
+    ]
+    .into_iter()
+    .filter_map(|(field, differs)| differs.then_some(field))
+    .collect()
 }
 
 pub(super) fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec<&'static str> {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::FromRow;
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::conversation::transcript::{Line, ToolUse, Transcript};
 use crate::providers::provider::CallOutcome;
+use crate::providers::reconcile::{KnownCall, KnownEnd};
 use crate::store::db::{At, Json, Page, Part, Tx, args, json, labelled};
 use crate::store::{Store, StoreError};
 use crate::telephony::{CallEnd, CallId, Direction, EndReason, Party, PhoneNumber};
@@ -109,6 +110,9 @@ pub struct Interruptions {
     pub confirmed: u32,
     pub denied: u32,
 }
+
+/// `provider_status` of a call that webhooks told of and the provider's log does not know.
+pub const NOT_IN_LOG: &str = "not in the call log";
 
 const PARTIES: [Party; 5] = [Party::Caller, Party::Agent, Party::Operator, Party::Carrier, Party::System];
 const DIRECTIONS: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
@@ -251,7 +255,9 @@ pub(super) async fn put_call(
              outcome, remembered, interruptions, faults, handover, node_id, seen_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
              $23, $24, $25, $26)
-         ON CONFLICT (id) DO UPDATE SET provider_call = excluded.provider_call, purpose = excluded.purpose,
+         ON CONFLICT (id) DO UPDATE SET
+             provider_call = CASE excluded.provider_call WHEN '' THEN call.provider_call ELSE excluded.provider_call END,
+             purpose = excluded.purpose,
              answered_at = excluded.answered_at, ended_at = excluded.ended_at, end_by = excluded.end_by,
              end_reason = excluded.end_reason, remembered = excluded.remembered,
              outcome = CASE WHEN excluded.outcome = 'answered' AND call.answered_by LIKE 'machine%' THEN 'voicemail'
@@ -428,6 +434,26 @@ impl Store {
         tx.commit().await
     }
 
+    /// Writes the record of a call that is known from its provider only, unless another has written it since: gives the
+    /// call that has the provider's id.
+    pub async fn adopt_call(&self, record: &CallRecord) -> Result<CallId, StoreError> {
+        let mut tx = self.db.write().await?;
+        put_call(&mut tx, record, None, Written::default()).await?;
+        let owner: Option<(Uuid,)> = tx
+            .first(
+                "SELECT call_id FROM call_alias WHERE integration_id = $1 AND provider_call = $2",
+                args![record.integration_id, &record.provider_call],
+            )
+            .await?;
+        let owner = owner.map_or(record.id, |(id,)| CallId::from(id));
+        if owner == record.id {
+            tx.commit().await?
+        } else {
+            tx.rollback().await?
+        }
+        Ok(owner)
+    }
+
     /// Writes what a dead process left of a call, unless the store knows more of it.
     pub async fn put_if_longer(&self, record: &CallRecord) -> Result<bool, StoreError> {
         let mut tx = self.db.write().await?;
@@ -467,30 +493,31 @@ impl Store {
         Ok(row.map(|(id,)| CallId::from(id)))
     }
 
-    /// The newest call of this line with this number (on either side), begun at or after `since`, to match what comes
-    /// without an id that is known (DESIGN §1: within 60 s). Without a line, only a call that we have made.
+    /// The newest call of this line with this number (on either side) that began within `window` of `around`, to match
+    /// what comes without an id that is known (DESIGN §1: within 60 s). Without a line, only a call that we have made.
     pub async fn recent_call(
         &self,
         company: Uuid,
         integration: Uuid,
         line: Option<&str>,
         number: &str,
-        since: Timestamp,
+        around: Timestamp,
+        window: SignedDuration,
     ) -> Result<Option<CallId>, StoreError> {
         let row: Option<(Uuid,)> = self
             .db
             .first(
                 "SELECT id FROM call WHERE company_id = $1 AND integration_id = $2
                  AND (line = $3 OR ($3 IS NULL AND direction = 'outbound'))
-                 AND (caller = $4 OR callee = $4) AND started_at >= $5 ORDER BY id DESC LIMIT 1",
-                args![company, integration, line, number, since],
+                 AND (caller = $4 OR callee = $4) AND started_at >= $5 AND started_at <= $6 ORDER BY id DESC LIMIT 1",
+                args![company, integration, line, number, around - window, around + window],
             )
             .await?;
         Ok(row.map(|(id,)| CallId::from(id)))
     }
 
-    /// Another name for a call; its first is the one that its provider is asked by. `false`: no such call at this company,
-    /// or the name is another call's.
+    /// Another name for a call, the provider's own where it had none. `false`: no such call at this company, or the name is
+    /// another call's.
     pub async fn add_alias(
         &self,
         company: Uuid,
@@ -518,6 +545,70 @@ impl Store {
         Ok(added > 0)
     }
 
+    /// Calls of an integration that began since then, as their webhooks told them. Those that the log was found not to
+    /// know are left out.
+    pub async fn told_calls(
+        &self,
+        company: Uuid,
+        integration: Uuid,
+        since: Timestamp,
+    ) -> Result<Vec<KnownCall>, StoreError> {
+        let rows: Vec<ToldRow> = self
+            .db
+            .all(
+                "SELECT c.id, a.provider_call AS name, c.started_at, c.ended_at, c.outcome, c.talk_s,
+                     (SELECT COUNT(*) FROM call_leg l WHERE l.call_id = c.id) AS legs
+                 FROM call c JOIN call_alias a ON a.call_id = c.id AND a.integration_id = c.integration_id
+                 WHERE c.company_id = $1 AND c.integration_id = $2 AND c.started_at >= $3
+                     AND (c.provider_status IS NULL OR c.provider_status <> $4)
+                 ORDER BY c.id, a.provider_call",
+                args![company, integration, since, NOT_IN_LOG],
+            )
+            .await?;
+        let mut known: Vec<(Uuid, KnownCall)> = Vec::new();
+        for row in rows {
+            match known.last_mut() {
+                Some((id, call)) if *id == row.id => call.names.push(row.name),
+                _ => {
+                    let talk_s = row.talk_s.and_then(|talk_s| u32::try_from(talk_s).ok());
+                    let end = row.ended_at.map(|_| KnownEnd { outcome: row.outcome, talk_s });
+                    let witnessed = row.legs > 0;
+                    let call = KnownCall { names: vec![row.name], told: row.started_at.0, witnessed, end };
+                    known.push((row.id, call));
+                }
+            }
+        }
+        Ok(known.into_iter().map(|(_, call)| call).collect())
+    }
+
+    /// The provider's log says otherwise of a call that was not on our own line: the log is right.
+    pub async fn correct_call(&self, company: Uuid, call: CallId, news: &ProviderNews) -> Result<bool, StoreError> {
+        let known = self.note_provider(company, call, news).await?;
+        if let Some((at, outcome)) = news.ended {
+            self.db
+                .execute(
+                    "UPDATE call SET outcome = $4, ended_at = $3
+                     WHERE company_id = $1 AND id = $2 AND node_id IS NULL
+                         AND NOT EXISTS (SELECT 1 FROM call_leg WHERE call_id = $2)",
+                    args![company, call.uuid(), at, outcome],
+                )
+                .await?;
+        }
+        Ok(known)
+    }
+
+    /// Closes calls that no process of ours runs and that nothing has been heard of since `before`: the provider's last
+    /// word got lost. Gives how many there were.
+    pub async fn close_silent(&self, before: Timestamp) -> Result<u64, StoreError> {
+        self.db
+            .execute(
+                "UPDATE call SET ended_at = $2, end_by = 'carrier', end_reason = 'never_connected', outcome = 'failed'
+                 WHERE ended_at IS NULL AND node_id IS NULL AND seen_at < $1",
+                args![before, At::now()],
+            )
+            .await
+    }
+
     /// Notes what a provider told. Such news may come in any order and more than once: what is absent changes nothing. A
     /// PBX says which line a call is on only when somebody answers it.
     pub async fn note_provider(&self, company: Uuid, call: CallId, news: &ProviderNews) -> Result<bool, StoreError> {
@@ -528,9 +619,17 @@ impl Store {
                      answered_by = COALESCE($5, answered_by),
                      line = CASE WHEN line = '' AND EXISTS (SELECT 1 FROM line l
                          WHERE l.integration_id = call.integration_id AND l.number = $5) THEN $5 ELSE line END,
-                     outcome = CASE WHEN outcome = 'answered' AND $5 LIKE 'machine%' THEN 'voicemail' ELSE outcome END
+                     outcome = CASE WHEN outcome = 'answered' AND $5 LIKE 'machine%' THEN 'voicemail' ELSE outcome END,
+                     seen_at = $6
                  WHERE company_id = $1 AND id = $2",
-                args![company, call.uuid(), news.status.as_deref(), news.talk_s, news.answered_by.as_deref()],
+                args![
+                    company,
+                    call.uuid(),
+                    news.status.as_deref(),
+                    news.talk_s,
+                    news.answered_by.as_deref(),
+                    At::now()
+                ],
             )
             .await?;
         if let Some((at, outcome)) = news.ended {
@@ -544,6 +643,18 @@ impl Store {
         tx.commit().await?;
         Ok(noted > 0)
     }
+}
+
+/// A call as its provider's webhooks have told it, for comparing with the call log.
+#[derive(FromRow)]
+struct ToldRow {
+    id: Uuid,
+    name: String,
+    started_at: At,
+    ended_at: Option<At>,
+    outcome: CallOutcome,
+    talk_s: Option<i64>,
+    legs: i64,
 }
 
 fn whole(row: RecordRow, legs: Vec<LegRow>, turns: Vec<TurnRow>, tools: Vec<ToolRow>) -> CallRecord {

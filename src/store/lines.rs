@@ -92,12 +92,12 @@ impl Store {
 
     /// Our webhooks stand at the provider; `before` is what stood there. What was saved first is kept: a second writing
     /// finds our own.
-    pub async fn note_prepared(&self, company: Uuid, id: Uuid, before: &[WebhookSetting]) -> Result<bool, StoreError> {
+    pub async fn keep_webhooks(&self, company: Uuid, id: Uuid, before: &[WebhookSetting]) -> Result<bool, StoreError> {
         let noted = self
             .db
             .execute(
-                "UPDATE line SET saved_webhooks = COALESCE(saved_webhooks, $3), prepared_at = $4
-                 WHERE id = $2 AND integration_id IN (SELECT id FROM integration WHERE company_id = $1)",
+                "UPDATE line SET saved_webhooks = $3, prepared_at = $4
+                 WHERE id = $2 AND saved_webhooks IS NULL AND integration_id IN (SELECT id FROM integration WHERE company_id = $1)",
                 args![company, id, json(&before), At::now()],
             )
             .await?;
@@ -105,7 +105,7 @@ impl Store {
     }
 
     /// What was saved was put back.
-    pub async fn note_restored(&self, company: Uuid, id: Uuid) -> Result<bool, StoreError> {
+    pub async fn forget_webhooks(&self, company: Uuid, id: Uuid) -> Result<bool, StoreError> {
         let noted = self
             .db
             .execute(

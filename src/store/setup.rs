@@ -8,6 +8,8 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use figment::Figment;
+use figment::providers::Serialized;
 use figment::value::{Dict, Tag, Value};
 
 use crate::agent::profile::AgentProfile;
@@ -17,6 +19,7 @@ use crate::providers;
 use crate::providers::credentials::Credentials;
 use crate::providers::provider::Kind;
 use crate::speech::{llm, stt, tts};
+use crate::store::companies::CompanySettings;
 use crate::store::leaves;
 
 /// A set-up file is written by hand: more than this is a mistake.
@@ -49,6 +52,15 @@ pub(crate) struct Named {
 #[derive(Debug)]
 pub(crate) struct CompanySetup {
     pub name: String,
+    /// Keys of [`CompanySettings`] that the file gives; the others stay as they are.
+    pub settings: Dict,
+}
+
+impl CompanySetup {
+    /// The company's settings as they will be.
+    pub fn settings(&self, before: &CompanySettings) -> Result<CompanySettings, figment::Error> {
+        Figment::from(Serialized::defaults(before)).merge(Serialized::defaults(&self.settings)).extract()
+    }
 }
 
 pub(crate) struct IntegrationSetup {
@@ -270,10 +282,21 @@ impl Reader<'_> {
 
     fn company(&mut self, table: &mut Fields) {
         let name = self.name(table, "name");
-        self.nothing_else(table, &["name"]);
+        let mut settings = Dict::new();
+        for leaf in leaves::leaves(&table.fields) {
+            match leaves::check::<CompanySettings>(&Dict::new(), &leaf) {
+                Ok(()) => drop(settings.insert(leaf.path[0].clone(), table.fields[&leaf.path[0]].clone())),
+                Err(fault) => self.faults.push(table.place.fault("", fault.to_string())),
+            }
+        }
         let Some(name) = name else { return };
-        if self.setup.named.companies.insert(name.clone()) {
-            self.setup.companies.push(CompanySetup { name });
+        let company = CompanySetup { name: name.clone(), settings };
+        if let Ok(settings) = company.settings(&CompanySettings::default()) {
+            let faults = settings.faults().into_iter();
+            self.faults.extend(faults.map(|(field, problem)| table.place.fault(field, problem)));
+        }
+        if self.setup.named.companies.insert(name) {
+            self.setup.companies.push(company);
         } else {
             self.faults.push(table.place.fault("name", "there is a [[company]] of this name above"));
         }

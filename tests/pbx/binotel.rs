@@ -2,12 +2,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use offhook::mock::binotel::{BinotelConfig, Call, LoggedCall, MockBinotel};
 use offhook::mock::stage::Fault;
 use offhook::providers::provider::{
-    CallOutcome, CallState, Dial, Event, HistoryQuery, OutgoingMessage, Provider, Refusal, Webhooks,
+    CallOutcome, CallState, Dial, Event, HistoryQuery, OutgoingMessage, Provider, RecordingLink, Refusal, Webhooks,
 };
+use offhook::providers::recording;
 use offhook::providers::rest::ProviderError;
 use offhook::telephony::{Direction, PhoneNumber};
 use tokio::time::timeout;
@@ -139,7 +141,7 @@ async fn statistics_are_asked_at_a_pace_that_binotel_bears() {
     let client = client_with(&mock, &[("stats_gap_ms", "200")]);
     let began = Instant::now();
     for _ in 0..8 {
-        assert_eq!(client.recording("5000000001").await.unwrap(), None);
+        assert!(client.recording("5000000001").await.unwrap().is_none());
     }
     assert!(began.elapsed() >= Duration::from_millis(3 * 200), "{:?}", began.elapsed());
 }
@@ -172,7 +174,7 @@ async fn history_is_read_by_the_day_and_filtered() {
     assert_eq!((call.from.as_str(), call.to.as_str()), ("+380501234567", "+380441234567"));
     assert_eq!((call.outcome, call.talk_s, call.ring_s), (CallOutcome::Answered, Some(64), Some(8)));
     assert_eq!(call.answered_by.as_deref(), Some("901"));
-    assert!(call.recording);
+    assert_eq!(call.recording, Some(true));
 }
 
 #[tokio::test]
@@ -211,18 +213,25 @@ async fn a_recording_comes_late_and_its_link_lives_a_quarter_of_an_hour() {
     mock.add_call(past(5_000_000_002, 3, "0501234567", "ANSWER"));
     mock.add_call(past(5_000_000_003, 3, "0501234567", "NOANSWER"));
     let client = client(&mock);
-    assert_eq!(client.recording("5000000001").await.unwrap(), None, "not yet");
-    assert_eq!(client.recording("5000000003").await.unwrap(), None, "nobody spoke");
+    assert!(client.recording("5000000001").await.unwrap().is_none(), "not yet");
+    assert!(client.recording("5000000003").await.unwrap().is_none(), "nobody spoke");
     let link = client.recording("5000000002").await.unwrap().unwrap();
     let life = link.expires.unwrap().duration_since(Timestamp::now());
     assert!((SignedDuration::from_mins(14)..=SignedDuration::from_mins(15)).contains(&life), "{life}");
-    let file = http().get(&link.url).send().await.unwrap();
-    assert_eq!(&file.bytes().await.unwrap()[..4], b"RIFF");
+    let sound = recording::open(&link, None).await.unwrap();
+    assert_eq!((sound.content_type.as_str(), sound.length, sound.partial), ("audio/wav", Some(16_044), false));
+    let pieces: Vec<_> = sound.body.map(Result::unwrap).collect().await;
+    assert_eq!(&pieces.concat()[..4], b"RIFF");
 
     let mock = self::mock(BinotelConfig { link_life: Duration::ZERO, ..quick() }).await;
     mock.add_call(past(5_000_000_001, 3, "0501234567", "ANSWER"));
     let link = self::client(&mock).recording("5000000001").await.unwrap().unwrap();
-    assert_eq!(http().get(&link.url).send().await.unwrap().status().as_u16(), 403, "too late");
+    let late = recording::open(&link, None).await.err().unwrap();
+    assert!(matches!(late, ProviderError::NoRight { .. }), "{late}");
+    assert!(!format!("{link:?} {late}").contains("until="), "the link is a secret");
+    let page = RecordingLink { url: format!("{}/api/4.0/", mock.base_url()), ..link };
+    let none = recording::open(&page, None).await.err().unwrap();
+    assert!(matches!(none, ProviderError::NotFound { .. } | ProviderError::Nonsense { .. }), "{none}");
     let odd = client.recording("../1").await.unwrap_err();
     assert!(matches!(odd, ProviderError::NotFound { .. }), "{odd}");
 }

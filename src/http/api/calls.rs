@@ -20,11 +20,11 @@ use uuid::Uuid;
 
 use super::ApiState;
 use super::input::{self, Id, Params, RawBody, Whose, e164, part, phone};
-use super::integrations::in_time;
 use super::messages::Begun;
 use super::once::{self, Made};
 use super::problem::{ApiError, Kind, Problem};
 use super::recording;
+use crate::call::clients::in_time;
 use crate::call::desk::CallRequest;
 use crate::call::handle::CallEvent;
 use crate::conversation::transcript::Transcript;
@@ -136,7 +136,8 @@ async fn transcript(
 
 /// Hear a call
 ///
-/// Stereo WAV, left the caller, right the agent. `Range` is understood.
+/// Recorded here: stereo WAV, left the caller, right the agent; `Range` is understood. Else what the provider recorded, in
+/// its format, a minute or two after the call.
 #[utoipa::path(get, path = "/api/v1/calls/{id}/recording", tag = "calls", params(("id" = Uuid, Path), Whose),
     responses((status = 200, content_type = "audio/wav"), (status = 206, content_type = "audio/wav"),
         (status = "default", body = Problem)))]
@@ -148,11 +149,23 @@ async fn recorded(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let company = caller.owner(&state, Role::Viewer, whose.company_id, Owned::Call, id).await?;
-    record(&state, company, id).await?;
+    let record = record(&state, company, id).await?;
     let recordings = state.store.recordings(company, id.into()).await?;
-    let local = recordings.iter().find(|recording| recording.source == "local");
-    let local = local.ok_or_else(|| ApiError::because(Kind::NotFound, "this call was not recorded here"))?;
-    recording::answer(&state.recordings, &local.location, &headers).await
+    if let Some(local) = recordings.iter().find(|recording| recording.source == "local") {
+        return recording::answer(&state.recordings, &local.location, &headers).await;
+    }
+    let none = || ApiError::because(Kind::NotFound, "there is no recording of this call, or not yet");
+    if record.provider_call.is_empty() {
+        return Err(none());
+    }
+    // The integration may be gone; its records stay.
+    let account = state.account(company, record.integration_id).await.map_err(|_| none())?;
+    if !account.provider.kind().capabilities.recordings {
+        return Err(none());
+    }
+    let link = in_time(account.provider.recording(&record.provider_call)).await?.ok_or_else(none)?;
+    let range = headers.get("range").and_then(|value| value.to_str().ok());
+    Ok(recording::passed_on(crate::providers::recording::open(&link, range).await?))
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -3,8 +3,6 @@
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use jiff::civil::Time;
-use jiff::tz::TimeZone;
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -113,50 +111,6 @@ async fn change(
     state.store.company(id).await?.map(Json).ok_or_else(missing)
 }
 
-fn settings_faults(settings: &CompanySettings) -> Vec<(String, String)> {
-    let mut faults = Vec::new();
-    let mut fault = |field: String, problem: &str| faults.push((field, problem.to_owned()));
-    for (index, country) in settings.allowed_countries.iter().enumerate() {
-        let is_code = country.len() == 2 && country.bytes().all(|byte| byte.is_ascii_uppercase());
-        if !is_code && country != "*" {
-            let problem = "must be two capital letters such as UA (ISO 3166-1), or * for all";
-            fault(format!("settings.allowed_countries[{index}]"), problem);
-        }
-    }
-    if let Some(quiet) = &settings.quiet_hours {
-        for (field, text) in [("from", &quiet.from), ("to", &quiet.to)] {
-            if text.len() != 5 || text.parse::<Time>().is_err() {
-                fault(format!("settings.quiet_hours.{field}"), "must be hours and minutes such as 21:00");
-            }
-        }
-        if TimeZone::get(&quiet.time_zone).is_err() {
-            fault("settings.quiet_hours.time_zone".into(), "must be the name of a time zone such as Europe/Kyiv");
-        }
-    }
-    faults
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::companies::QuietHours;
-
-    #[test]
-    fn every_odd_setting_is_named() {
-        let quiet =
-            |from: &str, zone: &str| QuietHours { from: from.into(), to: "07:30".into(), time_zone: zone.into() };
-        let mut settings = CompanySettings {
-            allowed_countries: vec!["UA".into(), "ukraine".into()],
-            quiet_hours: Some(quiet("25:00", "Europe/Atlantis")),
-            ..CompanySettings::default()
-        };
-        let fields: Vec<String> = settings_faults(&settings).into_iter().map(|(field, _)| field).collect();
-        assert_eq!(
-            fields,
-            ["settings.allowed_countries[1]", "settings.quiet_hours.from", "settings.quiet_hours.time_zone"]
-        );
-        settings.allowed_countries.pop();
-        settings.quiet_hours = Some(quiet("21:00", "Europe/Kyiv"));
-        assert_eq!(settings_faults(&settings), []);
-    }
+fn settings_faults(settings: &CompanySettings) -> impl Iterator<Item = (String, String)> {
+    settings.faults().into_iter().map(|(field, problem)| (format!("settings.{field}"), problem))
 }

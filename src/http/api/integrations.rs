@@ -2,7 +2,6 @@
 //! and the last four characters of secret ones.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -17,19 +16,16 @@ use uuid::Uuid;
 use super::ApiState;
 use super::input::{Body, Id, Paged, Params, Whose, name_faults, sound};
 use super::problem::{ApiError, Kind, Problem, unless_duplicate};
+use crate::call::clients::in_time;
 use crate::http::auth::Caller;
+use crate::providers;
 use crate::providers::credentials::{Credentials, CredentialsFault};
 use crate::providers::provider::{Capabilities, RemoteLine};
-use crate::providers::rest::ProviderError;
-use crate::providers::{self, provider};
 use crate::store::integrations::{IntegrationInfo, NewIntegration};
 use crate::store::lines::LineInfo;
 use crate::store::owners::Owned;
 use crate::store::users::Role;
 use crate::store::{MAX_PAGE, Page, Part};
-
-/// What a provider gets for one question, its own retries included.
-pub(super) const PROVIDER_LIMIT: Duration = Duration::from_secs(45);
 
 pub(super) fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new()
@@ -38,19 +34,6 @@ pub(super) fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(show, change, remove))
         .routes(routes!(verify))
         .routes(routes!(remote_lines))
-}
-
-/// Gives a provider up in time.
-pub(super) async fn in_time<T>(asked: provider::Answer<'_, T>) -> Result<T, ApiError> {
-    answered(asked).await.map_err(|fault| fault.map_or_else(|| ApiError::new(Kind::Timeout), ApiError::from))
-}
-
-/// `Err(None)`: it took too long.
-async fn answered<T>(asked: provider::Answer<'_, T>) -> Result<T, Option<ProviderError>> {
-    match tokio::time::timeout(PROVIDER_LIMIT, asked).await {
-        Ok(answer) => answer.map_err(Some),
-        Err(_) => Err(None),
-    }
 }
 
 /// A provider that integrations can be made with.
@@ -294,19 +277,15 @@ async fn verify(
 ) -> Result<Json<Verified>, ApiError> {
     let company = caller.owner(&state, Role::Owner, whose.company_id, Owned::Integration, id).await?;
     let account = state.account(company, id).await?;
-    let outcome = answered(account.provider.verify()).await;
-    let noted = match &outcome {
-        Ok(account) => Ok(account.name.clone()),
-        Err(Some(fault)) => Err(fault.to_string()),
-        Err(None) => Err("the provider took too long".to_owned()),
-    };
+    let outcome = in_time(account.provider.verify()).await;
+    let noted = outcome.as_ref().map(|account| account.name.clone()).map_err(ToString::to_string);
     state.store.note_verified(company, id, noted.as_deref().map_err(String::as_str)).await?;
     let (action, detail) = match &noted {
         Ok(account) => ("integration.verified", json!({ "account": account })),
         Err(error) => ("integration.not_verified", json!({ "error": error })),
     };
     state.note(&caller, company, action, id, detail).await;
-    let verified = outcome.map_err(|fault| fault.map_or_else(|| ApiError::new(Kind::Timeout), ApiError::from))?;
+    let verified = outcome?;
     let integration = info(&state, company, id).await?;
     Ok(Json(Verified { account: verified.name, warnings: verified.warnings, integration }))
 }

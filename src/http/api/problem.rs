@@ -8,8 +8,10 @@ use tracing::error;
 use utoipa::ToSchema;
 
 use crate::agent::dialling::OutboundRefusal;
+use crate::call::clients::AskError;
 use crate::call::desk::OutboundError;
 use crate::call::registry::Refused;
+use crate::call::wiring::WiringError;
 use crate::providers::rest::ProviderError;
 use crate::store::StoreError;
 
@@ -297,6 +299,24 @@ impl From<ProviderError> for ApiError {
         match fault {
             ProviderError::RateLimited { retry_s } => problem.retry_after(retry_s.unwrap_or(60)),
             _ => problem,
+        }
+    }
+}
+
+impl From<AskError> for ApiError {
+    fn from(fault: AskError) -> Self {
+        match fault {
+            AskError::Provider(fault) => fault.into(),
+            AskError::TimedOut => Self::new(Kind::Timeout),
+        }
+    }
+}
+
+impl From<WiringError> for ApiError {
+    fn from(fault: WiringError) -> Self {
+        match fault {
+            WiringError::Asked(fault) => fault.into(),
+            WiringError::Store(fault) => fault.into(),
         }
     }
 }

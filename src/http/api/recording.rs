@@ -1,4 +1,4 @@
-//! A recording's file, whole or a range of it.
+//! A recording: a file of ours or what its provider sends, whole or a range of it.
 
 use std::io::SeekFrom;
 use std::path::{Component, Path, PathBuf};
@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tracing::warn;
 
 use super::problem::{ApiError, Kind};
+use crate::providers::recording::Sound;
 
 /// Bytes that are read at once.
 const CHUNK: u64 = 64 * 1024;
@@ -24,6 +25,26 @@ struct Range {
     last: u64,
 }
 
+/// Sound that its provider sends, passed on.
+pub(super) fn passed_on(sound: Sound) -> Response {
+    let mut response = Body::from_stream(sound.body).into_response();
+    if sound.partial {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    let headers = response.headers_mut();
+    // What the provider wrote there is passed on only where it can stand in a header.
+    let mut put = |name, value: Option<String>| {
+        if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
+            headers.insert(name, value);
+        }
+    };
+    put(header::CONTENT_TYPE, Some(sound.content_type));
+    put(header::CONTENT_RANGE, sound.range);
+    put(header::CONTENT_LENGTH, sound.length.map(|length| length.to_string()));
+    response
+}
+
+/// A file of ours.
 pub(super) async fn answer(dir: &Path, location: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
     let missing = || ApiError::because(Kind::NotFound, "the recording's file is not there any more");
     let path = inside(dir, location).ok_or_else(missing)?;

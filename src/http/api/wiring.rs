@@ -14,8 +14,10 @@ use uuid::Uuid;
 use super::ApiState;
 use super::accounts::Account;
 use super::input::{Body, Id, Params, Whose};
-use super::integrations::{in_time, lines_of};
+use super::integrations::lines_of;
 use super::problem::{ApiError, FieldFault, Kind, Problem};
+use crate::call::clients::in_time;
+use crate::call::wiring;
 use crate::http::auth::Caller;
 use crate::providers::provider::{LineState, WebhookSetting, Webhooks};
 use crate::store::lines::LineInfo;
@@ -87,10 +89,10 @@ impl LineWiring {
 
 /// The addresses by which a provider reaches us.
 fn addresses(state: &ApiState, account: &Account, id: Uuid) -> (Webhooks, String) {
-    let kind = account.provider.kind();
-    let at = |last: &str| state.urls.http(&format!("/webhooks/{}/{id}/{last}", kind.name));
+    let name = account.provider.kind().name;
     let secret = account.webhook_secret.as_ref().map_or("", |secret| secret.expose_secret());
-    (Webhooks { voice: at("voice"), status: at("status"), sms: at("sms") }, at(secret))
+    let typed = state.urls.http(&format!("/webhooks/{name}/{id}/{secret}"));
+    (wiring::addresses(name, id, |path| state.urls.http(path)), typed)
 }
 
 /// Providers call by https. A simulator on this machine calls as it is told.
@@ -138,7 +140,7 @@ async fn show(
     let mut lines = Vec::new();
     if writes {
         for line in lines_of(&state, company, id).await?.iter().take(AT_ONCE) {
-            let found = in_time(account.provider.inspect_line(&line.number, &hooks)).await;
+            let found = in_time(account.provider.inspect_line(&line.number, &hooks)).await.map_err(ApiError::from);
             lines.push(LineWiring::of(line, line.saved_webhooks.is_some(), found));
         }
     }
@@ -206,7 +208,9 @@ async fn write(
             let (hooks, _) = addresses(&worker, &account, id);
             let mut written = Vec::new();
             for line in &lines {
-                let outcome = prepare(&worker, &account, &hooks, company, line).await;
+                let (client, number) = (&*account.provider, &line.number);
+                let outcome = wiring::write(&worker.store, client, company, line.id, number, &hooks).await;
+                let outcome = outcome.map(|wired| wired.after).map_err(ApiError::from);
                 let detail = json!({ "number": line.number, "written": outcome.is_ok() });
                 worker.note(&caller, company, "line.webhooks_written", line.id, detail).await;
                 written.push(LineWiring::of(line, outcome.is_ok() || line.saved_webhooks.is_some(), outcome));
@@ -215,25 +219,6 @@ async fn write(
         })
         .await?;
     Ok(Json(Wiring { mode: "written", problem: None, url: None, instructions: Vec::new(), lines }))
-}
-
-/// What stands there is on our disk before it is written over; gives what stands there afterwards.
-async fn prepare(
-    state: &ApiState,
-    account: &Account,
-    hooks: &Webhooks,
-    company: Uuid,
-    line: &LineInfo,
-) -> Result<LineState, ApiError> {
-    let before = in_time(account.provider.inspect_line(&line.number, hooks)).await?;
-    state.store.note_prepared(company, line.id, &before.found).await?;
-    if let Err(fault) = in_time(account.provider.prepare_line(&line.number, hooks)).await {
-        if line.saved_webhooks.is_none() {
-            state.store.note_restored(company, line.id).await?;
-        }
-        return Err(fault);
-    }
-    in_time(account.provider.inspect_line(&line.number, hooks)).await
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
@@ -270,12 +255,12 @@ async fn restore(
             let mut restored = Vec::new();
             for line in &lines {
                 let before = line.saved_webhooks.as_ref().map_or(&[][..], |saved| &saved.0);
+                let (client, number) = (&*account.provider, &line.number);
                 let outcome = async {
-                    in_time(account.provider.restore_line(&line.number, before)).await?;
-                    worker.store.note_restored(company, line.id).await?;
-                    in_time(account.provider.inspect_line(&line.number, &hooks)).await
+                    wiring::restore(&worker.store, client, company, line.id, number, before).await?;
+                    Ok(in_time(client.inspect_line(number, &hooks)).await?)
                 };
-                let outcome = outcome.await;
+                let outcome: Result<LineState, ApiError> = outcome.await;
                 let detail = json!({ "number": line.number, "restored": outcome.is_ok() });
                 worker.note(&caller, company, "line.webhooks_restored", line.id, detail).await;
                 restored.push(LineWiring::of(line, outcome.is_err(), outcome));

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
+use crate::mock::stage;
 use crate::mock::twilio::call::{COMMANDS, Command, Offer, Source, deliver};
 use crate::mock::twilio::{Fault, MockCall, MockMessage, MockNumber, Recording, Seen, Shared, Way, keep};
 
@@ -498,20 +499,12 @@ fn recordings(shared: &Shared, uri: &Uri, query: &Fields, call: &str) -> (Status
     page(shared, uri, query, "recordings", found)
 }
 
-/// A second of silence: 8 kHz, mono, 16 bit.
 fn recording_file(shared: &Shared, sid: &str) -> Response {
     let ready = shared.state().recordings.iter().any(|known| known.sid == sid && known.ready <= Instant::now());
     if !ready {
         return NOT_FOUND.into_response();
     }
-    let samples = 16_000u32;
-    let mut wav = Vec::with_capacity(44 + samples as usize);
-    wav.extend_from_slice(b"RIFF");
-    wav.extend_from_slice(&(36 + samples).to_le_bytes());
-    wav.extend_from_slice(b"WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0\x02\0\x10\0data");
-    wav.extend_from_slice(&samples.to_le_bytes());
-    wav.resize(44 + samples as usize, 0);
-    ([(header::CONTENT_TYPE, "audio/x-wav")], wav).into_response()
+    stage::silence("audio/x-wav")
 }
 
 fn message_json(shared: &Shared, message: &MockMessage) -> Value {

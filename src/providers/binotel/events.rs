@@ -202,7 +202,7 @@ pub fn past_call(details: &Loose) -> Option<PastCall> {
         talk_s,
         ring_s: details.get("waitsec").seconds(),
         answered_by: answered_by(details, internal),
-        recording: matches!(details.get("recordingStatus").text(), status if !status.is_empty() && status != "0"),
+        recording: Some(matches!(details.get("recordingStatus").text(), status if !status.is_empty() && status != "0")),
     })
 }
 
@@ -301,7 +301,7 @@ mod tests {
         assert_eq!((call.outcome, call.talk_s, call.ring_s), (CallOutcome::Answered, Some(64), Some(8)));
         assert_eq!(call.answered_by.as_deref(), Some("901"));
         assert_eq!(call.started.unwrap().as_second(), 1_800_000_000);
-        assert!(call.recording);
+        assert_eq!(call.recording, Some(true));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Webhooks 2.0. They are not signed and not repeated: one is believed when it has what each genuine one of its event
 //! has, in forms that can be, and names our project. What was lost or forged all the same is found by
-//! [`reconcile`](super::reconcile).
+//! [`reconcile`](crate::providers::reconcile).
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -157,7 +157,7 @@ impl Reader {
                         talk_s: talk_s.or_else(|| Some(whole?.saturating_sub(ring_s?))),
                         ring_s,
                         answered_by: by,
-                        recording,
+                        recording: Some(recording),
                     })
                 }
             }
@@ -361,7 +361,7 @@ mod tests {
         assert_eq!(after.once.as_deref(), Some("us1_-1800000000.1234567/in_after"));
         let Event::CallCompleted(call) = after.event else { panic!("{after:?}") };
         assert_eq!((call.outcome, call.talk_s, call.ring_s), (CallOutcome::Answered, Some(66), Some(9)));
-        assert!(call.recording);
+        assert_eq!(call.recording, Some(true));
         assert_eq!(call.direction, Direction::Inbound);
     }
 

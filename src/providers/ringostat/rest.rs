@@ -206,7 +206,7 @@ impl Api {
             talk_s,
             ring_s: seconds("waittime"),
             answered_by: (!answered_by.is_empty()).then_some(answered_by),
-            recording: recording.is_some() || events::is_yes(&text("has_recording")),
+            recording: Some(recording.is_some() || events::is_yes(&text("has_recording"))),
         };
         Some(Row { call, recording })
     }

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jiff::fmt::rfc2822;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
@@ -562,9 +562,10 @@ impl Api {
         };
         let done =
             page.recordings.iter().find(|recording| recording.status == "completed" && is_sid(&recording.sid, "RE"));
-        // Fetched with the account's credentials where it enforces them.
+        let key = STANDARD.encode(format!("{}:{}", self.user, self.password.expose_secret()));
         Ok(done.map(|recording| RecordingLink {
             url: self.rest.url(&self.path(&format!("/Recordings/{}.mp3", recording.sid))),
+            authorization: Some(format!("Basic {key}").into()),
             expires: None,
         }))
     }
@@ -823,7 +824,7 @@ impl CallJson {
             ring_s: None,
             answered_by: None,
             // A call's entry does not say; `recording` asks.
-            recording: false,
+            recording: None,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What webhooks told against what the call log says. Webhooks are neither repeated nor signed: a lost one leaves a
-//! call unknown or unfinished, a forged one tells of a call that never was. The log has the last word.
+//! What webhooks told against what the call log says, for providers whose webhooks are neither repeated nor signed: a
+//! lost one leaves a call unknown or unfinished, a forged one tells of a call that never was. The log has the last word.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,9 +16,12 @@ pub const GRACE: Duration = Duration::from_secs(5 * 60);
 /// A call as its webhooks told it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KnownCall {
-    pub provider_call: String,
+    /// All that it is called by.
+    pub names: Vec<String>,
     /// When its first webhook came.
     pub told: Timestamp,
+    /// Its audio was with us: it was there, whatever the log says.
+    pub witnessed: bool,
     /// What the webhook after the call said; `None`: it never came.
     pub end: Option<KnownEnd>,
 }
@@ -27,7 +30,6 @@ pub struct KnownCall {
 pub struct KnownEnd {
     pub outcome: CallOutcome,
     pub talk_s: Option<u32>,
-    pub recording: bool,
 }
 
 /// What the log says differently, oldest first.
@@ -35,7 +37,7 @@ pub struct KnownEnd {
 pub struct Reconciliation {
     /// Calls of the log that no webhook told of.
     pub missed: Vec<PastCall>,
-    /// Ids of calls that webhooks told of and the log does not have.
+    /// Names of calls that webhooks told of and the log does not have.
     pub forged: Vec<String>,
     /// The log's truth of calls that webhooks told otherwise, or whose end they never told.
     pub corrected: Vec<PastCall>,
@@ -47,7 +49,8 @@ pub fn reconcile(now: Timestamp, known: &[KnownCall], log: &[PastCall]) -> Recon
     let ago = |span: Duration| now - SignedDuration::from_secs(span.as_secs() as i64);
     // A call begins a little before its first webhook: at the edge of the window, the log may rightly lack it.
     let (oldest, newest) = (ago(WINDOW - GRACE), ago(GRACE));
-    let by_id: HashMap<&str, &KnownCall> = known.iter().map(|call| (call.provider_call.as_str(), call)).collect();
+    let by_name: HashMap<&str, &KnownCall> =
+        known.iter().flat_map(|call| call.names.iter().map(move |name| (name.as_str(), call))).collect();
     let mut found = Reconciliation::default();
     let mut logged: HashMap<&str, &PastCall> = HashMap::with_capacity(log.len());
     for call in log {
@@ -61,7 +64,7 @@ pub fn reconcile(now: Timestamp, known: &[KnownCall], log: &[PastCall]) -> Recon
         if call.outcome == CallOutcome::Running {
             continue;
         }
-        match by_id.get(call.provider_call.as_str()) {
+        match by_name.get(call.provider_call.as_str()) {
             None if call.started.is_none_or(|started| started <= newest) => found.missed.push((*call).clone()),
             Some(known) => match known.end {
                 None if known.told <= newest => found.corrected.push((*call).clone()),
@@ -71,9 +74,10 @@ pub fn reconcile(now: Timestamp, known: &[KnownCall], log: &[PastCall]) -> Recon
             None => {}
         }
     }
-    for call in by_id.values() {
-        if !logged.contains_key(call.provider_call.as_str()) && (oldest..=newest).contains(&call.told) {
-            found.forged.push(call.provider_call.clone());
+    for call in known {
+        let is_logged = call.names.iter().any(|name| logged.contains_key(name.as_str()));
+        if !is_logged && !call.witnessed && (oldest..=newest).contains(&call.told) {
+            found.forged.extend(call.names.first().cloned());
         }
     }
     let order = |call: &PastCall| (call.started, call.provider_call.clone());
@@ -84,12 +88,12 @@ pub fn reconcile(now: Timestamp, known: &[KnownCall], log: &[PastCall]) -> Recon
 }
 
 fn differs(told: KnownEnd, logged: &PastCall) -> bool {
-    // Seconds are rounded here and there; a recording may be ready later than the webhook.
+    // Seconds are rounded here and there.
     let talk_differs = match (told.talk_s, logged.talk_s) {
         (Some(told), Some(logged)) => told.abs_diff(logged) > 1,
         (told, logged) => told.is_none() && logged.is_some(),
     };
-    told.outcome != logged.outcome || talk_differs || (logged.recording && !told.recording)
+    told.outcome != logged.outcome || talk_differs
 }
 
 #[cfg(test)]
@@ -113,13 +117,13 @@ mod tests {
             talk_s: Some(60),
             ring_s: Some(5),
             answered_by: None,
-            recording: false,
+            recording: None,
         }
     }
 
     fn told(id: &str, minutes_ago: i64, end: Option<CallOutcome>) -> KnownCall {
-        let end = end.map(|outcome| KnownEnd { outcome, talk_s: Some(60), recording: false });
-        KnownCall { provider_call: id.into(), told: at(minutes_ago), end }
+        let end = end.map(|outcome| KnownEnd { outcome, talk_s: Some(60) });
+        KnownCall { names: vec![id.into()], told: at(minutes_ago), witnessed: false, end }
     }
 
     #[test]
@@ -165,11 +169,12 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_that_is_ready_later_is_a_correction() {
-        let known = [told("a", 30, Some(CallOutcome::Answered))];
-        let mut call = logged("a", 30, CallOutcome::Answered);
-        call.recording = true;
-        assert_eq!(reconcile(at(0), &known, &[call.clone()]).corrected, [call]);
+    fn a_call_that_was_here_is_never_forged_and_is_known_by_any_of_its_names() {
+        let here = KnownCall { witnessed: true, ..told("sip-call-id", 30, None) };
+        assert_eq!(reconcile(at(0), std::slice::from_ref(&here), &[]), Reconciliation::default());
+        let both = KnownCall { names: vec!["sip-call-id".into(), "a".into()], ..here };
+        let log = [logged("a", 30, CallOutcome::Answered)];
+        assert_eq!(reconcile(at(0), &[both], &log).corrected, log);
     }
 
     #[test]
