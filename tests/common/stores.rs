@@ -52,7 +52,7 @@ impl Base {
         }
     }
 
-    /// Holds a lock that every write of a call's record needs, until it is dropped: a store that stands still.
+    /// Holds a lock that every write of a record or an event needs, until it is dropped: a store that stands still.
     pub async fn stall(&self) -> Stall {
         if self.config.url.starts_with("sqlite") {
             let mut connection = SqliteConnection::connect(&self.config.url).await.expect("connects");
@@ -61,7 +61,7 @@ impl Base {
         } else {
             let mut connection = PgConnection::connect(&self.config.url).await.expect("connects");
             sqlx::query("BEGIN").execute(&mut connection).await.expect("runs");
-            let lock = "LOCK TABLE call IN ACCESS EXCLUSIVE MODE";
+            let lock = "LOCK TABLE call, inbox IN ACCESS EXCLUSIVE MODE";
             sqlx::query(lock).execute(&mut connection).await.expect("runs");
             Stall::Postgres(connection)
         }

@@ -54,24 +54,32 @@ impl Desk {
             return Ok(());
         }
         // A server without a store (the demo) keeps nothing that an event could change.
-        let Some(store) = &self.inner.store else { return Ok(()) };
-        let body = serde_json::to_vec(&webhook.event).unwrap_or_default();
-        let new = NewEvent {
-            company: integration.company_id,
-            integration: integration.id,
-            once: webhook.once.as_deref(),
-            route,
-            method: "EVENT",
-            url,
-            content_type: Some("application/json"),
-            body: &body,
-        };
-        let receipt = timeout(INBOX_LIMIT, store.receive(new)).await.map_err(|_| NotTaken::TooSlow)??;
-        if let Receipt::Taken(id) = receipt {
-            let (inner, integration, event) = (self.inner.clone(), integration.clone(), webhook.event.clone());
-            self.inner.tasks.spawn(async move { inner.act(id, &integration, event).await });
+        let Some(store) = self.inner.store.clone() else { return Ok(()) };
+        let (inner, integration, webhook) = (self.inner.clone(), integration.clone(), webhook.clone());
+        let (route, url) = (route.to_owned(), url.to_owned());
+        // On its own: a write that is given up here may reach the disk all the same, and what is there must act.
+        let taking = self.inner.tasks.spawn(async move {
+            let body = serde_json::to_vec(&webhook.event).unwrap_or_default();
+            let new = NewEvent {
+                company: integration.company_id,
+                integration: integration.id,
+                once: webhook.once.as_deref(),
+                route: &route,
+                method: "EVENT",
+                url: &url,
+                content_type: Some("application/json"),
+                body: &body,
+            };
+            if let Receipt::Taken(id) = store.receive(new).await? {
+                let tasks = inner.tasks.clone();
+                tasks.spawn(async move { inner.act(id, &integration, webhook.event).await });
+            }
+            Ok(())
+        });
+        match timeout(INBOX_LIMIT, taking).await {
+            Ok(Ok(taken)) => taken,
+            Ok(Err(_)) | Err(_) => Err(NotTaken::TooSlow),
         }
-        Ok(())
     }
 
     /// Lets events act that failed before or whose process died; called from time to time. Gives how many there were.

@@ -205,8 +205,8 @@ impl Inner {
         let from = request.from.clone();
         // The provider's client picks a sender of the receiver's country: that country's rule is the line's own.
         let theirs = dialling::country(request.to.as_str());
-        let near = |line: &&&Arc<Line>| theirs.is_some() && dialling::country(&line.number) == theirs;
-        let line = lines.iter().find(near).or(lines.first()).map(|line| line.number.as_str());
+        let near = lines.iter().find(|line| theirs.is_some() && dialling::country(&line.number) == theirs);
+        let line = near.or(lines.first()).map(|line| line.number.as_str());
         let line = from.as_ref().map(PhoneNumber::as_str).or(line);
         let mut settings = CompanySettings::clone(&directory.settings(company));
         if request.answer {

@@ -42,14 +42,12 @@ impl Desk {
         let key = (integration.id, id);
         match offer {
             Offer::Talk(setup) => {
-                let setup = match inner.asked.get(&key) {
-                    Some(before) => Box::new(before.1.clone()),
-                    None => setup,
-                };
-                if inner.asked.len() < MAX_DIALLED {
-                    inner.asked.entry(key).or_insert_with(|| (Instant::now(), (*setup).clone()));
+                if inner.asked.len() >= MAX_DIALLED && !inner.asked.contains_key(&key) {
+                    return Offer::Talk(setup);
                 }
-                Offer::Talk(setup)
+                // Of two that ask at once, one is the first.
+                let (_, first) = &*inner.asked.entry(key).or_insert_with(|| (Instant::now(), *setup));
+                Offer::Talk(Box::new(first.clone()))
             }
             offer => offer,
         }
