@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::media::frame::{MediaTime, SampleRate};
 
-/// How the bytes of a packet were encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// How the bytes of a packet were encoded. In a configuration by its name in small letters: `pcmu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Codec {
     /// G.711 mu-law, 8 kHz, one byte a sample.
     Pcmu,

@@ -17,6 +17,9 @@ use crate::protocol::rtp::stats::{RtpStats, mos};
 /// packets in a row show that the sender counts anew.
 const MAX_DROPOUT: i32 = 3_000;
 const MAX_MISORDER: i32 = -100;
+/// A sender that was heard so lately gives way to another only when that sends twice in a row: two that send in turn
+/// would otherwise take the stream from each other with every packet.
+const STILL_THERE: Duration = Duration::from_millis(60);
 /// Timestamps and arrival may disagree by this much; beyond it the sender's clock jumped, or it does not count silence.
 const CLOCK_JUMP: Duration = Duration::from_secs(2);
 /// RTCP on average so often, at random between half and one and a half of it (RFC 3550 §6.2).
@@ -79,6 +82,9 @@ pub struct Session {
 /// The sender that we hear.
 struct Source {
     ssrc: u32,
+    heard: Instant,
+    /// Another sender, once heard since this one.
+    rival: Option<u32>,
     /// Sequence numbers with their wraps, one cycle above zero so that reordering at the start stays positive.
     first: u64,
     highest: u64,
@@ -210,13 +216,22 @@ impl Session {
     }
 
     fn on_packet(&mut self, now: Instant, packet: &RtpPacket<'_>, out: &mut Vec<RtpEvent>) {
+        let gives_way = self.source.as_mut().is_none_or(|source| source.gives_way(now, packet));
         let place = match &mut self.source {
             Some(source) if source.ssrc == packet.ssrc => source.place(packet.sequence),
+            Some(_) if !gives_way => {
+                self.stats.foreign += 1;
+                return;
+            }
             _ => {
-                self.change_source(packet);
+                self.change_source(now, packet);
                 Place::Newest
             }
         };
+        if let Some(source) = &mut self.source {
+            source.heard = now;
+            source.rival = None;
+        }
         match place {
             Place::Newest => {}
             Place::Reordered => self.stats.reordered += 1,
@@ -229,7 +244,7 @@ impl Session {
                 return;
             }
             Place::Restarted => {
-                self.change_source(packet);
+                self.change_source(now, packet);
             }
         }
         self.stats.received += 1;
@@ -289,8 +304,8 @@ impl Session {
         }
     }
 
-    fn change_source(&mut self, packet: &RtpPacket<'_>) {
-        if let Some(old) = self.source.replace(Source::new(packet)) {
+    fn change_source(&mut self, now: Instant, packet: &RtpPacket<'_>) {
+        if let Some(old) = self.source.replace(Source::new(now, packet)) {
             self.stats.ssrc_changes += 1;
             self.stats.lost += old.lost();
             self.timeline.forget_timestamps();
@@ -453,10 +468,12 @@ enum Place {
 }
 
 impl Source {
-    fn new(packet: &RtpPacket<'_>) -> Self {
+    fn new(now: Instant, packet: &RtpPacket<'_>) -> Self {
         let first = 0x1_0000 + u64::from(packet.sequence);
         Self {
             ssrc: packet.ssrc,
+            heard: now,
+            rival: None,
             first,
             highest: first,
             received: 1,
@@ -468,6 +485,12 @@ impl Source {
             received_before: 0,
             last_report: None,
         }
+    }
+
+    /// Whether another sender's packet comes when this one is gone, or is its second since this one was heard.
+    fn gives_way(&mut self, now: Instant, packet: &RtpPacket<'_>) -> bool {
+        let second = packet.ssrc != self.ssrc && self.rival.replace(packet.ssrc) == Some(packet.ssrc);
+        second || now.saturating_duration_since(self.heard) >= STILL_THERE
     }
 
     fn place(&mut self, sequence: u16) -> Place {
@@ -707,11 +730,25 @@ mod tests {
         let mut session = session(t0);
         placed(&mut session, t0, &audio(9, 0, 0));
         placed(&mut session, t0 + ms(20), &audio(9, 1, 160));
-        assert_eq!(placed(&mut session, t0 + ms(40), &audio(5, 700, 99_000)), [40]);
+        // The first packet of a new one might be a stray.
+        assert!(placed(&mut session, t0 + ms(40), &audio(5, 700, 99_000)).is_empty());
         assert_eq!(placed(&mut session, t0 + ms(60), &audio(5, 701, 99_160)), [60]);
-        // A gap between two senders is as long as it was.
+        assert_eq!(placed(&mut session, t0 + ms(80), &audio(5, 702, 99_320)), [80]);
+        // After a pause there is nobody to take the stream from; the gap is as long as it was.
         assert_eq!(placed(&mut session, t0 + ms(1060), &audio(6, 3, 5)), [1060]);
         assert_eq!((session.stats().ssrc_changes, session.stats().lost), (2, 0));
+    }
+
+    #[test]
+    fn two_senders_at_once_do_not_take_the_stream_from_each_other() {
+        let t0 = Instant::now();
+        let mut session = session(t0);
+        for n in 0..50_u32 {
+            let now = t0 + ms(20) * n;
+            assert_eq!(placed(&mut session, now, &audio(9, n as u16, 160 * n)), [u64::from(20 * n)]);
+            assert!(placed(&mut session, now + ms(9), &audio(5, n as u16, 160 * n)).is_empty());
+        }
+        assert_eq!((session.stats().ssrc_changes, session.stats().foreign), (0, 50));
     }
 
     #[test]

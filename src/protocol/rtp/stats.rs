@@ -26,6 +26,8 @@ pub struct RtpStats {
     pub comfort_noise: u64,
     /// Packets of telephone events.
     pub key_packets: u64,
+    /// Of another sender while the one we hear was still there.
+    pub foreign: u64,
     /// Times another sender took over.
     pub ssrc_changes: u64,
     /// Interarrival jitter (RFC 3550 §6.4.1), ms: as it is, and its highest.
