@@ -610,7 +610,7 @@ impl Call {
                 }
             }
             // The connection is gone: where the peer said it can be reached it may still be.
-            Outcome::Unreachable => {
+            Outcome::Unreachable(_) => {
                 if let Some(dialog) = &mut self.dialog
                     && let Some(hop) = dialog.named_hop().filter(|hop| !hop.is_same(&event.target))
                 {

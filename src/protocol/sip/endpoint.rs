@@ -427,15 +427,15 @@ impl Endpoint {
         self.flush(now);
     }
 
-    /// A connection could not be opened, or was closed.
-    pub fn on_connection_lost(&mut self, now: Instant, target: &Target) {
-        for event in self.core.transactions.on_unreachable(target) {
+    /// A connection could not be opened, or was closed: why, for the operator.
+    pub fn on_connection_lost(&mut self, now: Instant, target: &Target, why: &str) {
+        for event in self.core.transactions.on_unreachable(target, why) {
             self.on_client_event(now, event);
         }
         let accounts: Vec<AccountRef> = self.registrations.keys().copied().collect();
         for account in accounts {
             if let Some(registration) = self.registrations.get_mut(&account) {
-                registration.on_connection_lost(&mut self.core, now, target);
+                registration.on_connection_lost(&mut self.core, now, target, why);
             }
             self.settle_registration(now, account);
         }

@@ -329,7 +329,10 @@ impl Registration {
             Outcome::Response(response) => response,
             _ if matches!(self.phase, Phase::Leaving) => return self.leave(),
             Outcome::TimedOut => return self.on_silence(core, now, "the registrar does not answer"),
-            Outcome::Unreachable => return self.on_silence(core, now, "the registrar cannot be reached"),
+            Outcome::Unreachable(why) => {
+                let words = format!("the registrar cannot be reached: {why}");
+                return self.on_silence(core, now, &words);
+            }
         };
         if matches!(response.status, 401 | 407) && self.tries < MAX_TRIES {
             match self.auth.challenged(&event.request, &response, self.account.credentials.is_some()) {
@@ -477,11 +480,11 @@ impl Registration {
     }
 
     /// The connection to the registrar broke: what came over it cannot come any more.
-    pub fn on_connection_lost(&mut self, core: &mut Core, now: Instant, target: &Target) {
+    pub fn on_connection_lost(&mut self, core: &mut Core, now: Instant, target: &Target, why: &str) {
         let is_own = self.target.as_ref().is_some_and(|own| own.is_same(target));
         if is_own && matches!(self.phase, Phase::Registered { .. }) {
             self.registered_until = None;
-            self.fail(core, now, "the connection to the registrar was lost", false);
+            self.fail(core, now, &format!("the connection to the registrar was lost: {why}"), false);
         }
     }
 

@@ -75,8 +75,8 @@ pub enum Outcome {
     Response(Response),
     /// No final answer within 64·T1 (for INVITE: no answer at all).
     TimedOut,
-    /// The transport could not deliver it.
-    Unreachable,
+    /// The transport could not deliver it: why, for the operator.
+    Unreachable(String),
 }
 
 /// All transactions of an endpoint.
@@ -379,11 +379,11 @@ impl<O: Clone> Transactions<O> {
     }
 
     /// Ends what waits on a connection that is gone.
-    pub fn on_unreachable(&mut self, target: &Target) -> Vec<ClientEvent<O>> {
+    pub fn on_unreachable(&mut self, target: &Target, why: &str) -> Vec<ClientEvent<O>> {
         let waits = |client: &Client<O>| matches!(client.state, ClientState::Waiting { .. });
         let lost = self.client.iter().filter(|(_, client)| client.target.is_same(target) && waits(client));
         let keys: Vec<ClientKey> = lost.map(|(key, _)| key.clone()).collect();
-        keys.into_iter().filter_map(|key| self.give_up(key, Outcome::Unreachable)).collect()
+        keys.into_iter().filter_map(|key| self.give_up(key, Outcome::Unreachable(why.to_owned()))).collect()
     }
 
     fn give_up(&mut self, key: ClientKey, outcome: Outcome) -> Option<ClientEvent<O>> {
@@ -796,8 +796,8 @@ mod tests {
         let t0 = Instant::now();
         let mut tx = transactions();
         tx.request(t0, request(Method::Invite, "z9hG4bK1"), target(Transport::Tcp), 7).unwrap();
-        assert_eq!(tx.on_unreachable(&target(Transport::Udp)).len(), 0);
-        assert!(matches!(tx.on_unreachable(&target(Transport::Tcp))[..], [ClientEvent { owner: 7, .. }]));
+        assert_eq!(tx.on_unreachable(&target(Transport::Udp), "").len(), 0);
+        assert!(matches!(tx.on_unreachable(&target(Transport::Tcp), "")[..], [ClientEvent { owner: 7, .. }]));
         assert!(tx.is_empty());
     }
 }

@@ -157,7 +157,7 @@ impl Call {
         let status = match &event.outcome {
             Outcome::Response(response) if !response.is_final() => return,
             Outcome::Response(response) => response.status,
-            Outcome::TimedOut | Outcome::Unreachable => 408,
+            Outcome::TimedOut | Outcome::Unreachable(_) => 408,
         };
         let Some(OfferOut { body, refresh }) = self.offer_out.take() else { return };
         if !matches!(self.phase, Phase::Confirmed) {
@@ -202,7 +202,7 @@ impl Call {
             Outcome::Response(response) if !response.is_final() => return,
             Outcome::Response(response) => response,
             // The session timer decides whether the peer is gone.
-            Outcome::TimedOut | Outcome::Unreachable => return,
+            Outcome::TimedOut | Outcome::Unreachable(_) => return,
         };
         match response.status {
             200..=299 => self.take_session(now, response),

@@ -212,7 +212,10 @@ impl Call {
                 self.on_refused(core, now, &event, &response);
             }
             Outcome::TimedOut if is_first => self.try_next_target(core, now, "no answer to the INVITE"),
-            Outcome::Unreachable if is_first => self.try_next_target(core, now, "the connection failed"),
+            Outcome::Unreachable(ref why) if is_first => {
+                let why = why.clone();
+                self.try_next_target(core, now, &why);
+            }
             _ => self.on_reinvite_event(core, now, event),
         }
     }

@@ -48,7 +48,7 @@ impl Call {
                 }
                 response.status
             }
-            Outcome::TimedOut | Outcome::Unreachable => 408,
+            Outcome::TimedOut | Outcome::Unreachable(_) => 408,
         };
         if self.refer_out.take().is_some() {
             self.emit(CallEvent::Transfer { status, done: true });

@@ -1011,7 +1011,7 @@ fn broken_connections_end_what_waits_on_them() {
     let call = world.dial_host(A, "192.0.2.99", &[]);
     world.wait(ms(20));
     let (now, peer) = (world.now, Target::new(Transport::Tcp, PEER.parse().unwrap()));
-    world.endpoint(A).on_connection_lost(now, &peer);
+    world.endpoint(A).on_connection_lost(now, &peer, "closed");
     world.collect();
     assert_eq!(world.ended(A, call).unwrap().cause, Cause::Unreachable);
 }
@@ -1149,7 +1149,7 @@ fn a_registrar_that_restarts_over_tcp_is_registered_with_again() {
     serve(&mut world, |request| grant(request, 60));
     assert_eq!(registered(&mut world).state, RegistrationState::Registered);
     let (now, peer) = (world.now, Target::new(Transport::Tcp, PEER.parse().unwrap()));
-    world.endpoint(A).on_connection_lost(now, &peer);
+    world.endpoint(A).on_connection_lost(now, &peer, "closed");
     assert_eq!(registered(&mut world).state, RegistrationState::Failed);
     world.wait(secs(3));
     serve(&mut world, |request| grant(request, 60));
