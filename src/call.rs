@@ -12,5 +12,6 @@ pub mod record;
 pub mod recorder;
 pub mod registry;
 pub mod reply;
+pub mod sip;
 pub mod thread;
 pub mod wiring;

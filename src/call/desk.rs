@@ -11,11 +11,12 @@ mod questions;
 mod telephone;
 mod writing;
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
+use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -62,7 +63,20 @@ struct Inner {
     asked: DashMap<(Uuid, String), (Instant, CallSetup)>,
     /// Calls that webhooks told of in the last minute and whose INVITE may come.
     told: DashMap<CallId, Told>,
+    /// Who makes calls by SIP, where SIP is spoken.
+    sip: OnceLock<Weak<dyn SipDialler>>,
     tasks: TaskTracker,
+}
+
+/// Makes calls by INVITE, from the account of an integration.
+pub trait SipDialler: Send + Sync {
+    /// Comes back when the call is on its way; how it goes is in its record. `ring`: how long.
+    fn dial(
+        &self,
+        integration: Arc<Integration>,
+        setup: CallSetup,
+        ring: Duration,
+    ) -> BoxFuture<'_, Result<(), OutboundError>>;
 }
 
 impl Desk {
@@ -82,11 +96,17 @@ impl Desk {
             dialled: DashMap::new(),
             asked: DashMap::new(),
             told: DashMap::new(),
+            sip: OnceLock::new(),
             tasks: TaskTracker::new(),
         });
         let exchange: Weak<dyn Exchange> = Arc::downgrade(&(inner.clone() as Arc<dyn Exchange>));
         calls.use_exchange(exchange);
         Self { inner }
+    }
+
+    /// Who makes calls by SIP; said once.
+    pub fn use_sip(&self, dialler: Weak<dyn SipDialler>) {
+        let _ = self.inner.sip.set(dialler);
     }
 
     pub fn directory(&self) -> Arc<Directory> {

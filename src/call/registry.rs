@@ -149,6 +149,8 @@ struct Inner {
     detector: Detector,
     events: CallEvents,
     running: DashMap<CallId, CallHandle>,
+    /// Calls that we make by SIP and that nobody has answered.
+    ringing: DashMap<CallId, CancellationToken>,
     over: LastCalls,
     exchange: OnceLock<Weak<dyn Exchange>>,
     draining: AtomicBool,
@@ -198,6 +200,7 @@ impl Calls {
                 detector,
                 events,
                 running: DashMap::new(),
+                ringing: DashMap::new(),
                 over: LastCalls::default(),
                 exchange: OnceLock::new(),
                 draining: AtomicBool::new(false),
@@ -365,6 +368,28 @@ impl Calls {
 
     pub fn active(&self) -> usize {
         self.inner.running.len()
+    }
+
+    /// A call that we make and that is not answered yet; `hang_up` cancels the token.
+    pub fn rings(&self, id: CallId) -> CancellationToken {
+        let token = CancellationToken::new();
+        self.inner.ringing.insert(id, token.clone());
+        token
+    }
+
+    /// It was answered, or nobody will.
+    pub fn rings_no_more(&self, id: CallId) {
+        self.inner.ringing.remove(&id);
+    }
+
+    /// Ends a call that runs or rings here. `false`: none does.
+    pub fn hang_up(&self, id: CallId) -> bool {
+        match (self.find(id), self.inner.ringing.get(&id)) {
+            (Some(handle), _) => handle.hang_up(),
+            (None, Some(ringing)) => ringing.cancel(),
+            (None, None) => return false,
+        }
+        true
     }
 
     pub fn find(&self, id: CallId) -> Option<CallHandle> {

@@ -27,6 +27,7 @@ use uuid::Uuid;
 use crate::call::handle::CallEvent;
 use crate::call::outbound::Outbound;
 use crate::call::registry::Calls;
+use crate::call::sip::SipLines;
 use crate::http::auth::{Caller, LogIns, SetupLink, Token};
 use crate::http::config::{ServerUrls, TrustedProxies};
 use crate::store::Store;
@@ -78,7 +79,7 @@ impl LiveCalls for Calls {
     }
 
     fn hang_up(&self, call: CallId) -> bool {
-        self.find(call).map(|handle| handle.hang_up()).is_some()
+        Calls::hang_up(self, call)
     }
 }
 
@@ -90,6 +91,8 @@ pub struct ApiState {
     pub outbound: Arc<dyn Outbound>,
     pub urls: Arc<ServerUrls>,
     pub proxies: Arc<TrustedProxies>,
+    /// Lines that talk by SIP, where it is spoken.
+    pub sip: Option<SipLines>,
     /// `recording.dir`.
     pub recordings: Arc<Path>,
     /// Of `security.admin_token`.
@@ -121,6 +124,7 @@ impl ApiState {
             outbound,
             urls,
             proxies,
+            sip: None,
             recordings: recordings.into(),
             admin: None,
             setup: None,

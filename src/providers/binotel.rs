@@ -105,6 +105,8 @@ pub static KIND: Kind = Kind {
         sip::PASSWORD,
         sip::TRANSPORT,
         sip::PEERS,
+        sip::NUMBERS,
+        sip::DIAL,
     ],
     capabilities: Capabilities {
         dial: true,

@@ -35,6 +35,15 @@ impl FromStr for Network {
 }
 
 impl Network {
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Of the prefix.
+    pub const fn bits(&self) -> u8 {
+        self.bits
+    }
+
     /// An IPv4 client that was accepted on an IPv6 socket is the IPv4 client.
     pub fn holds(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {

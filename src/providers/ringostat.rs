@@ -118,6 +118,8 @@ pub static KIND: Kind = Kind {
         sip::PASSWORD,
         sip::TRANSPORT,
         sip::PEERS,
+        sip::NUMBERS,
+        sip::DIAL,
         field(0),
         field(1),
         field(2),

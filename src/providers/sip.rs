@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use futures::FutureExt as _;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::providers::credentials::{Credentials, CredentialsFault, Field, any};
 use crate::providers::network::Network;
@@ -39,12 +39,27 @@ pub const PEERS: Field = Field {
     check: networks,
 };
 
+pub const NUMBERS: Field = Field {
+    name: "sip.numbers",
+    required: false,
+    secret: false,
+    about: "how numbers are dialled by SIP: plus (default, +380501234567) or plain (380501234567)",
+    check: numbers,
+};
+pub const DIAL: Field = Field {
+    name: "sip.dial",
+    required: false,
+    secret: false,
+    about: "yes: calls are made by SIP from the registered account; no (default): by the provider's own method",
+    check: yes_or_no,
+};
+
 pub static KIND: Kind = Kind {
     name: "sip",
-    fields: &[REGISTRAR, USER, PASSWORD, TRANSPORT, PEERS],
+    fields: &[REGISTRAR, USER, PASSWORD, TRANSPORT, PEERS, NUMBERS],
     capabilities: Capabilities {
-        dial: false,
-        greeting: false,
+        dial: true,
+        greeting: true,
         hang_up: false,
         transfer: false,
         history: false,
@@ -77,12 +92,30 @@ pub struct Registration {
     pub password: Option<SecretString>,
 }
 
+/// As whom a phone system logs in to us (digest), where we do not register with it.
+#[derive(Clone, Debug)]
+pub struct Login {
+    pub user: String,
+    pub password: SecretString,
+}
+
+/// Whether an integration's calls go out by INVITE: a trunk has no other way.
+pub fn dials(provider: &str, credentials: &Credentials) -> bool {
+    provider == KIND.name || SipSettings::read(credentials).is_ok_and(|settings| settings.is_some_and(|sip| sip.dials))
+}
+
 /// An integration's SIP side.
 #[derive(Clone, Debug)]
 pub struct SipSettings {
     pub registration: Option<Registration>,
+    pub login: Option<Login>,
     pub transport: Transport,
+    /// Who may call in by their address alone.
     pub peers: Vec<Network>,
+    /// Numbers are dialled without `+`.
+    pub plain_numbers: bool,
+    /// Calls go out by INVITE, not by the provider's API.
+    pub dials: bool,
 }
 
 impl SipSettings {
@@ -100,20 +133,46 @@ impl SipSettings {
             "tls" => Transport::Tls,
             _ => return Err(fault(&TRANSPORT, "must be udp, tcp or tls")),
         };
+        let password = credentials.secret(PASSWORD.name);
+        let mut login = None;
         let registration = match (credentials.text(REGISTRAR.name), credentials.text(USER.name)) {
             ("", "") => None,
-            ("", _) => return Err(fault(&REGISTRAR, "is missing: sip.user has to register somewhere")),
+            ("", user) => match password {
+                Some(password) => {
+                    login = Some(Login { user: user.to_owned(), password: password.clone() });
+                    None
+                }
+                None => {
+                    let problem = "is missing: sip.user registers there (or has sip.password, and calls in with it)";
+                    return Err(fault(&REGISTRAR, problem));
+                }
+            },
             (_, "") => return Err(fault(&USER, "is missing: somebody has to register at sip.registrar")),
             (registrar, user) => Some(Registration {
                 registrar: registrar.to_owned(),
                 user: user.to_owned(),
-                password: credentials.secret(PASSWORD.name).cloned(),
+                password: password.cloned(),
             }),
         };
-        if registration.is_none() && peers.is_empty() {
+        let dials = matches!(credentials.text(DIAL.name), "yes" | "true");
+        if dials && registration.is_none() {
+            return Err(fault(&REGISTRAR, "is missing: sip.dial calls from a registered account"));
+        }
+        if registration.is_none() && login.is_none() && peers.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Self { registration, transport, peers }))
+        let plain_numbers = credentials.text(NUMBERS.name) == "plain";
+        Ok(Some(Self { registration, login, transport, peers, plain_numbers, dials }))
+    }
+
+    /// Whether a registration by these settings is the one by `other`.
+    pub fn same_registration(&self, other: &Self) -> bool {
+        let parts = |settings: &Self| {
+            let registration = settings.registration.as_ref()?;
+            let password = registration.password.as_ref().map(|password| password.expose_secret().to_owned());
+            Some((registration.registrar.clone(), registration.user.clone(), password, settings.transport))
+        };
+        parts(self) == parts(other)
     }
 }
 
@@ -198,6 +257,14 @@ fn transport(value: &str) -> Result<(), &'static str> {
     if matches!(value, "udp" | "tcp" | "tls") { Ok(()) } else { Err("must be udp, tcp or tls") }
 }
 
+fn numbers(value: &str) -> Result<(), &'static str> {
+    if matches!(value, "plus" | "plain") { Ok(()) } else { Err("must be plus or plain") }
+}
+
+fn yes_or_no(value: &str) -> Result<(), &'static str> {
+    if matches!(value, "yes" | "no" | "true" | "false") { Ok(()) } else { Err("must be yes or no") }
+}
+
 fn networks(value: &str) -> Result<(), &'static str> {
     let mut items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
     if items.all(|item| item.parse::<Network>().is_ok()) {
@@ -243,6 +310,14 @@ mod tests {
         let settings = SipSettings::read(&values).unwrap().unwrap();
         assert!(settings.registration.is_none());
         assert!(settings.peers[1].holds("198.51.100.9".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_phone_system_may_log_in_with_a_password_of_its_own() {
+        let values = credentials(&[("sip.user", "pbx"), ("sip.password", "hunter2")]).unwrap();
+        let settings = SipSettings::read(&values).unwrap().unwrap();
+        assert_eq!(settings.login.unwrap().user, "pbx");
+        assert!(settings.registration.is_none());
     }
 
     #[test]

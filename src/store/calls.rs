@@ -182,6 +182,45 @@ pub struct ProviderNews {
     pub ended: Option<(At, CallOutcome)>,
 }
 
+/// What SIP and RTP know of a call; empty parts change nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SipNotes {
+    /// Packets, loss, jitter, round trip, estimated quality (`protocol::rtp::stats`).
+    pub quality: Option<Value>,
+    /// What a transfer came to: the last status that its NOTIFYs told.
+    pub transfer_status: Option<u16>,
+    /// The messages, oldest first.
+    pub ladder: Vec<SipRung>,
+}
+
+/// A SIP message of a call, without its credentials.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SipRung {
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// By us.
+    pub sent: bool,
+    /// `UDP/203.0.113.7:5060`.
+    pub peer: String,
+    pub text: String,
+}
+
+/// What is known of a call's SIP side.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
+pub struct SipFacts {
+    #[schema(value_type = Option<Object>)]
+    pub quality: Option<Value>,
+    pub transfer_status: Option<u16>,
+    pub ladder: Vec<SipRung>,
+}
+
+#[derive(FromRow)]
+struct SipRow {
+    quality: Option<Json<Value>>,
+    transfer_status: Option<i64>,
+    ladder: Option<Json<Vec<SipRung>>>,
+}
+
 /// What of a record was written already: turns and tools only ever grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Written {
@@ -617,6 +656,43 @@ impl Store {
                 args![before, At::now()],
             )
             .await
+    }
+
+    /// Notes what SIP knows of a call. `false`: no such call at this company.
+    pub async fn note_sip(&self, company: Uuid, call: CallId, notes: &SipNotes) -> Result<bool, StoreError> {
+        let ladder = (!notes.ladder.is_empty()).then(|| json(&notes.ladder));
+        let noted = self
+            .db
+            .execute(
+                "UPDATE call SET quality = COALESCE($3, quality), transfer_status = COALESCE($4, transfer_status),
+                     ladder = COALESCE($5, ladder)
+                 WHERE company_id = $1 AND id = $2",
+                args![
+                    company,
+                    call.uuid(),
+                    notes.quality.as_ref().map(json),
+                    notes.transfer_status.map(i64::from),
+                    ladder
+                ],
+            )
+            .await?;
+        Ok(noted > 0)
+    }
+
+    /// What SIP knows of a call; empty for one that came another way.
+    pub async fn sip_facts(&self, company: Uuid, call: CallId) -> Result<Option<SipFacts>, StoreError> {
+        let row: Option<SipRow> = self
+            .db
+            .first(
+                "SELECT quality, transfer_status, ladder FROM call WHERE company_id = $1 AND id = $2",
+                args![company, call.uuid()],
+            )
+            .await?;
+        Ok(row.map(|row| SipFacts {
+            quality: row.quality.map(|quality| quality.0),
+            transfer_status: row.transfer_status.and_then(|status| u16::try_from(status).ok()),
+            ladder: row.ladder.map(|ladder| ladder.0).unwrap_or_default(),
+        }))
     }
 
     /// Notes what a provider told. Such news may come in any order and more than once: what is absent changes nothing. A

@@ -1,7 +1,7 @@
 //! What goes out: calls that are dialled and messages that are sent for a company, within its rules, and the history of
 //! both as its providers tell it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -17,7 +17,8 @@ use crate::clock;
 use crate::providers::credentials::CredentialsFault;
 use crate::providers::provider::{Dial, HistoryQuery, OutgoingMessage, PastCall};
 use crate::providers::rest::ProviderError;
-use crate::store::directory::Line;
+use crate::providers::sip;
+use crate::store::directory::{Integration, Line};
 use crate::store::messages::NewMessage;
 use crate::store::{Store, StoreError};
 use crate::telephony::{CallEnd, CallId, Direction, EndReason, Party, PhoneNumber};
@@ -156,21 +157,28 @@ impl Inner {
             purpose: request.purpose.clone(),
         };
         store.put_call(&record::offered(&setup)).await?;
-        self.dialled.insert(id, (Instant::now(), setup.clone()));
-        let path = |route: &str| format!("/webhooks/{}/{}/{route}?call={id}", integration.provider, integration.id);
-        let dial = Dial {
-            line: line.number.clone(),
-            to: to.clone(),
-            answer_url: (self.base)(&path("voice")),
-            status_url: (self.base)(&path("status")),
-            detect_machine,
-            ring_s: RING_S,
-            max_call_s,
+        let dialled = match sip::dials(integration.provider, &integration.credentials) {
+            true => self.dial_by_sip(integration, &setup).await.map(|()| None),
+            false => {
+                self.dialled.insert(id, (Instant::now(), setup.clone()));
+                let path =
+                    |route: &str| format!("/webhooks/{}/{}/{route}?call={id}", integration.provider, integration.id);
+                let dial = Dial {
+                    line: line.number.clone(),
+                    to: to.clone(),
+                    answer_url: (self.base)(&path("voice")),
+                    status_url: (self.base)(&path("status")),
+                    detect_machine,
+                    ring_s: RING_S,
+                    max_call_s,
+                };
+                client.dial(&dial).await.map(|dialled| dialled.provider_call).map_err(OutboundError::from)
+            }
         };
-        match client.dial(&dial).await {
-            Ok(dialled) => {
+        match dialled {
+            Ok(provider_call) => {
                 info!(call = %id, %to, provider = integration.provider, "dialled");
-                if let Some(provider_call) = dialled.provider_call {
+                if let Some(provider_call) = provider_call {
                     // The webhook may have come first and named it already.
                     if let Err(error) = store.add_alias(company, integration.id, &provider_call, id).await {
                         warn!(call = %id, %error, "the provider's id of a call could not be noted");
@@ -181,16 +189,21 @@ impl Inner {
             Err(error) => {
                 warn!(call = %id, %to, %error, "dialling failed");
                 // A call that may ring all the same is left open: its webhooks close it, or the next look at the log.
-                if !error.maybe_done() {
+                if !matches!(&error, OutboundError::Provider(error) if error.maybe_done()) {
                     self.dialled.remove(&id);
                     let mut failed = record::offered(&setup);
                     failed.faults.push(error.to_string());
                     failed.close(clock::now(), CallEnd::new(Party::Carrier, EndReason::NeverConnected));
                     store.put_call(&failed).await?;
                 }
-                Err(error.into())
+                Err(error)
             }
         }
+    }
+
+    async fn dial_by_sip(&self, integration: &Arc<Integration>, setup: &CallSetup) -> Result<(), OutboundError> {
+        let dialler = self.sip.get().and_then(Weak::upgrade).ok_or(OutboundError::Unable("make calls by SIP"))?;
+        dialler.dial(integration.clone(), setup.clone(), Duration::from_secs(u64::from(RING_S))).await
     }
 
     pub(super) async fn message(&self, company: Uuid, request: MessageRequest) -> Result<Uuid, OutboundError> {

@@ -31,7 +31,7 @@ use crate::conversation::transcript::Transcript;
 use crate::http::auth::Caller;
 use crate::providers::provider::CallOutcome;
 use crate::store::Page;
-use crate::store::calls::{CallFilter, CallRecord, CallSummary};
+use crate::store::calls::{CallFilter, CallRecord, CallSummary, SipFacts};
 use crate::store::owners::Owned;
 use crate::store::users::Role;
 use crate::telephony::{CallEnd, CallId, Direction};
@@ -49,6 +49,7 @@ pub(super) fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(transcript))
         .routes(routes!(recorded))
         .routes(routes!(events))
+        .routes(routes!(sip))
         .routes(routes!(hang_up))
 }
 
@@ -119,6 +120,24 @@ async fn show(
 ) -> Result<Json<CallRecord>, ApiError> {
     let company = caller.owner(&state, Role::Viewer, whose.company_id, Owned::Call, id).await?;
     record(&state, company, id).await.map(Json)
+}
+
+/// Show the SIP side of a call
+///
+/// Its messages without credentials (complete half a minute after the call), the quality of its media (packets, loss,
+/// jitter and round trip in milliseconds, estimated MOS), and what a transfer came to. Empty for a call that came
+/// another way.
+#[utoipa::path(get, path = "/api/v1/calls/{id}/sip", tag = "calls", params(("id" = Uuid, Path), Whose),
+    responses((status = 200, body = SipFacts), (status = "default", body = Problem)))]
+async fn sip(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Id(id): Id,
+    Params(whose): Params<Whose>,
+) -> Result<Json<SipFacts>, ApiError> {
+    let company = caller.owner(&state, Role::Viewer, whose.company_id, Owned::Call, id).await?;
+    let facts = state.store.sip_facts(company, id.into()).await?;
+    facts.map(Json).ok_or_else(|| ApiError::new(Kind::NotFound))
 }
 
 /// Show what was said on a call

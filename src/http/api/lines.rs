@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -14,6 +14,7 @@ use super::ApiState;
 use super::input::{Body, Id, Paged, Params, Whose, sound};
 use super::integrations::{Removal, prepared};
 use super::problem::{ApiError, Kind, Problem, unless_duplicate};
+use crate::call::sip::RegistrationInfo;
 use crate::http::auth::Caller;
 use crate::providers;
 use crate::store::Page;
@@ -26,16 +27,32 @@ pub(super) fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, change, remove))
 }
 
+/// A line, and how the SIP account that it talks by stands.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Shown {
+    #[serde(flatten)]
+    line: LineInfo,
+    /// Absent where its integration registers no account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    registration: Option<RegistrationInfo>,
+}
+
+fn shown(state: &ApiState, line: LineInfo) -> Shown {
+    let registration = state.sip.as_ref().and_then(|sip| sip.registration(line.integration_id));
+    Shown { line, registration }
+}
+
 /// List lines
 #[utoipa::path(get, path = "/api/v1/lines", tag = "lines", params(Paged),
-    responses((status = 200, body = Page<LineInfo>), (status = "default", body = Problem)))]
+    responses((status = 200, body = Page<Shown>), (status = "default", body = Problem)))]
 async fn list(
     State(state): State<ApiState>,
     caller: Caller,
     Params(paged): Params<Paged>,
-) -> Result<Json<Page<LineInfo>>, ApiError> {
+) -> Result<Json<Page<Shown>>, ApiError> {
     let company = caller.company(&state, Role::Viewer, paged.company_id).await?;
-    Ok(Json(state.store.lines(company, paged.part()?).await?))
+    let Page { items, next } = state.store.lines(company, paged.part()?).await?;
+    Ok(Json(Page { items: items.into_iter().map(|line| shown(&state, line)).collect(), next }))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -51,7 +68,7 @@ pub(super) struct NewLine {
 
 /// Add a line
 #[utoipa::path(post, path = "/api/v1/lines", tag = "lines", request_body = NewLine,
-    responses((status = 201, body = LineInfo), (status = "default", body = Problem)))]
+    responses((status = 201, body = Shown), (status = "default", body = Problem)))]
 async fn create(State(state): State<ApiState>, caller: Caller, Body(new): Body<NewLine>) -> Result<Response, ApiError> {
     let company = caller.company(&state, Role::Operator, new.company_id).await?;
     let missing = || ApiError::new(Kind::NotFound);
@@ -66,21 +83,22 @@ async fn create(State(state): State<ApiState>, caller: Caller, Body(new): Body<N
     let added = state.store.add_line(company, new.integration_id, &new.number, new.agent_id).await;
     let id = added.map_err(unless_duplicate("number"))?.ok_or_else(missing)?;
     state.note(&caller, company, "line.added", id, json!({ "number": new.number, "agent": new.agent_id })).await;
-    let line = state.store.line(company, id).await?.ok_or_else(missing)?;
+    let line = shown(&state, state.store.line(company, id).await?.ok_or_else(missing)?);
     Ok((StatusCode::CREATED, [(header::LOCATION, format!("/api/v1/lines/{id}"))], Json(line)).into_response())
 }
 
 /// Show a line
 #[utoipa::path(get, path = "/api/v1/lines/{id}", tag = "lines", params(("id" = Uuid, Path), Whose),
-    responses((status = 200, body = LineInfo), (status = "default", body = Problem)))]
+    responses((status = 200, body = Shown), (status = "default", body = Problem)))]
 async fn show(
     State(state): State<ApiState>,
     caller: Caller,
     Id(id): Id,
     Params(whose): Params<Whose>,
-) -> Result<Json<LineInfo>, ApiError> {
+) -> Result<Json<Shown>, ApiError> {
     let company = caller.owner(&state, Role::Viewer, whose.company_id, Owned::Line, id).await?;
-    state.store.line(company, id).await?.map(Json).ok_or_else(|| ApiError::new(Kind::NotFound))
+    let line = state.store.line(company, id).await?.ok_or_else(|| ApiError::new(Kind::NotFound))?;
+    Ok(Json(shown(&state, line)))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -91,21 +109,21 @@ pub(super) struct LineChange {
 
 /// Have a line answered by another agent
 #[utoipa::path(patch, path = "/api/v1/lines/{id}", tag = "lines", params(("id" = Uuid, Path), Whose),
-    request_body = LineChange, responses((status = 200, body = LineInfo), (status = "default", body = Problem)))]
+    request_body = LineChange, responses((status = 200, body = Shown), (status = "default", body = Problem)))]
 async fn change(
     State(state): State<ApiState>,
     caller: Caller,
     Id(id): Id,
     Params(whose): Params<Whose>,
     Body(change): Body<LineChange>,
-) -> Result<Json<LineInfo>, ApiError> {
+) -> Result<Json<Shown>, ApiError> {
     let company = caller.owner(&state, Role::Operator, whose.company_id, Owned::Line, id).await?;
     let missing = || ApiError::new(Kind::NotFound);
     if !state.store.set_line_agent(company, id, change.agent_id).await? {
         return Err(missing());
     }
     state.note(&caller, company, "line.changed", id, json!({ "agent": change.agent_id })).await;
-    state.store.line(company, id).await?.map(Json).ok_or_else(missing)
+    Ok(Json(shown(&state, state.store.line(company, id).await?.ok_or_else(missing)?)))
 }
 
 /// Remove a line
