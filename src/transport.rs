@@ -2,4 +2,5 @@
 
 pub mod leg;
 pub mod rtp_udp;
+pub mod sip;
 pub mod twilio_ws;

@@ -83,6 +83,9 @@ pub struct Addresses {
     pub v6: Option<IpAddr>,
     pub udp_port: u16,
     pub tcp_port: u16,
+    /// Of the sockets for IPv6; zero when there are none.
+    pub udp_port_v6: u16,
+    pub tcp_port_v6: u16,
     /// Zero when we do not listen on TLS.
     pub tls_port: u16,
 }
@@ -152,18 +155,20 @@ impl Core {
         external.or(own).or(addresses.v4).or(addresses.v6).unwrap_or(peer)
     }
 
-    pub fn own_port(&self, transport: Transport) -> u16 {
+    fn own_port(&self, peer: &Target) -> u16 {
         let addresses = &self.options.addresses;
-        match transport {
-            Transport::Udp => addresses.udp_port,
-            Transport::Tcp => addresses.tcp_port,
-            Transport::Tls => addresses.tls_port,
+        match (peer.transport, peer.addr.ip().to_canonical().is_ipv6()) {
+            (Transport::Udp, false) => addresses.udp_port,
+            (Transport::Udp, true) => addresses.udp_port_v6,
+            (Transport::Tcp, false) => addresses.tcp_port,
+            (Transport::Tcp, true) => addresses.tcp_port_v6,
+            (Transport::Tls, _) => addresses.tls_port,
         }
     }
 
     /// Our Contact URI towards a peer.
     pub fn contact(&self, user: &str, peer: &Target) -> SipUri {
-        let port = self.own_port(peer.transport);
+        let port = self.own_port(peer);
         let host = host_of(self.own_ip(peer.addr.ip()));
         let user = if user.is_empty() { "offhook" } else { user };
         let mut uri = SipUri::new(Some(user), host, Some(port).filter(|port| *port != 0));
@@ -181,7 +186,7 @@ impl Core {
         Via {
             transport: target.transport.label().into(),
             host: host_of(self.own_ip(target.addr.ip())),
-            port: Some(self.own_port(target.transport)).filter(|port| *port != 0),
+            port: Some(self.own_port(target)).filter(|port| *port != 0),
             params,
         }
     }
