@@ -486,6 +486,9 @@ async fn news_of_a_provider_come_in_any_order(base: Base) {
     assert!(store.note_provider(acme.company, call.id, &late).await.unwrap());
     let again = ProviderNews { ended: Some((At::now(), CallOutcome::Busy)), ..Default::default() };
     assert!(store.note_provider(acme.company, call.id, &again).await.unwrap());
+    let ringing =
+        ProviderNews { status: Some("ringing".into()), answered_by: Some("902".into()), ..Default::default() };
+    assert!(store.note_provider(acme.company, call.id, &ringing).await.unwrap());
     let call = store.call_summary(acme.company, call.id).await.unwrap().unwrap();
     assert_eq!((call.provider_status.as_deref(), call.answered_by.as_deref()), (Some("no-answer"), Some("901")));
     assert_eq!((call.ended_at, call.outcome), (Some(at), CallOutcome::NoAnswer), "the first end is the end");
