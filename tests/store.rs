@@ -539,6 +539,7 @@ async fn a_message_is_kept_once_in_its_thread(base: Base) {
     assert!(store.note_sent(acme.company, second, Some("SM2"), &ours, "accepted", None).await.unwrap());
     let error = Some("30007: carrier violation");
     assert!(store.note_message_status(acme.company, acme.integration, "SM2", "undelivered", error).await.unwrap());
+    assert!(store.note_message_status(acme.company, acme.integration, "SM2", "sent", None).await.unwrap(), "too late");
     let thread = store.thread(acme.company, &ours, &theirs, 10).await.unwrap();
     assert_eq!(thread.iter().map(|m| m.id).collect::<Vec<_>>(), [first, second]);
     assert_eq!((thread[1].status.as_str(), thread[1].error.as_deref()), ("undelivered", error));
