@@ -37,8 +37,14 @@ pub const DEFAULT_FILE: &str = "offhook.toml";
 const PREFIX: &str = "OFFHOOK_";
 
 /// Variables of this prefix that are no settings: the log filter, the path of the file, the tests' own.
-const OTHER_VARIABLES: [&str; 5] =
-    ["OFFHOOK_LOG", "OFFHOOK_CONFIG", "OFFHOOK_SHARED", "OFFHOOK_TEST_POSTGRES", "OFFHOOK_TEST_KILLS"];
+const OTHER_VARIABLES: [&str; 6] = [
+    "OFFHOOK_LOG",
+    "OFFHOOK_CONFIG",
+    "OFFHOOK_SHARED",
+    "OFFHOOK_TEST_POSTGRES",
+    "OFFHOOK_TEST_KILLS",
+    "OFFHOOK_TEST_FLOOD",
+];
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
