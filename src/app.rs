@@ -18,6 +18,7 @@ use crate::call::desk::Desk;
 use crate::call::engines::Engines;
 use crate::call::recorder::Archive;
 use crate::call::registry::Calls;
+use crate::call::sip::{SipLines, SipSide};
 use crate::config::Config;
 use crate::http::api::ApiState;
 use crate::http::auth::{SetupLink, Token};
@@ -41,10 +42,12 @@ use crate::store::Store;
 use crate::store::directory::Directory;
 use crate::store::ledger::Ledger;
 use crate::telemetry;
+use crate::transport::rtp_udp::ports::RtpPorts;
 
 /// A server that runs. `stop` drains it.
 pub struct App {
     pub calls: Calls,
+    pub sip: SipLines,
     /// The address really bound, also when the configuration says port 0.
     pub address: SocketAddr,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
@@ -136,10 +139,21 @@ impl App {
         }
         let (draining, closing, sockets) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let api_store = store.clone();
-        let desk = Desk::new(calls.clone(), directory.clone(), store, {
+        let desk = Desk::new(calls.clone(), directory.clone(), store.clone(), {
             let urls = urls.clone();
             move |path| urls.http(path)
         });
+        let rtp = config.sip.rtp();
+        let ports = RtpPorts::new(&rtp, rand::random()).context("sip.rtp_ports")?;
+        let sip = SipLines::start(
+            SipSide { config: config.sip.clone(), rtp, ports },
+            desk.clone(),
+            calls.clone(),
+            store.clone(),
+            directory.clone(),
+            draining.clone(),
+            closing.clone(),
+        );
         let door = Door::new(desk, config.security.webhooks_per_minute, config.security.binotel_allow_any);
         let state = AppState {
             calls: Arc::new(calls.clone()),
@@ -161,6 +175,7 @@ impl App {
                 let api = ApiState {
                     admin: config.security.admin_token.as_ref().map(Token::new),
                     setup,
+                    sip: Some(sip.clone()),
                     closing: closing.clone(),
                     tasks: sockets.clone(),
                     ..ApiState::new(store, live, outbound, urls, proxies, &config.recording.dir)
@@ -173,7 +188,7 @@ impl App {
         let reconcile = Duration::from_secs(config.security.reconcile_s);
         let errands = tokio::spawn(run_errands(door, reconcile, closing.clone()));
         let drain = Duration::from_secs(config.server.drain_s);
-        Ok(Self { calls, address, serving, upkeep, errands, draining, closing, sockets, archive: thread, drain })
+        Ok(Self { calls, sip, address, serving, upkeep, errands, draining, closing, sockets, archive: thread, drain })
     }
 
     /// Takes no more calls, lets those that run finish within `server.drain_s`, ends the rest, and closes everything.
@@ -183,6 +198,7 @@ impl App {
         self.sockets.close();
         let _ = tokio::time::timeout(CLOSE, self.sockets.wait()).await;
         self.closing.cancel();
+        self.sip.close(CLOSE).await;
         let _ = tokio::time::timeout(CLOSE, self.serving).await;
         let _ = self.upkeep.await;
         let _ = self.errands.await;

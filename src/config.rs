@@ -30,6 +30,7 @@ use crate::speech::{llm, stt, tts};
 use crate::store::leaves::{self, Leaf, LeafFault};
 use crate::store::secrets::Sealer;
 use crate::store::{StoreConfig, setup};
+use crate::transport::sip::SipConfig;
 
 /// Read where no `--config` is given, if it is there.
 pub const DEFAULT_FILE: &str = "offhook.toml";
@@ -37,8 +38,14 @@ pub const DEFAULT_FILE: &str = "offhook.toml";
 const PREFIX: &str = "OFFHOOK_";
 
 /// Variables of this prefix that are no settings: the log filter, the path of the file, the tests' own.
-const OTHER_VARIABLES: [&str; 5] =
-    ["OFFHOOK_LOG", "OFFHOOK_CONFIG", "OFFHOOK_SHARED", "OFFHOOK_TEST_POSTGRES", "OFFHOOK_TEST_KILLS"];
+const OTHER_VARIABLES: [&str; 6] = [
+    "OFFHOOK_LOG",
+    "OFFHOOK_CONFIG",
+    "OFFHOOK_SHARED",
+    "OFFHOOK_TEST_POSTGRES",
+    "OFFHOOK_TEST_KILLS",
+    "OFFHOOK_TEST_FLOOD",
+];
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -52,6 +59,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub recording: RecordingConfig,
     pub telemetry: TelemetryConfig,
+    pub sip: SipConfig,
     pub models: ModelsConfig,
 }
 
@@ -342,6 +350,12 @@ impl Config {
         let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         for error in [ServerUrls::new(&self.server, nowhere).err(), TrustedProxies::new(&self.server).err()] {
             require(error.is_none(), error.map(|error| error.to_string()).unwrap_or_default());
+        }
+        for fault in self.sip.faults() {
+            require(false, fault.to_string());
+        }
+        for fault in self.sip.rtp().faults() {
+            require(false, fault.to_string());
         }
         require(!self.recording.dir.as_os_str().is_empty(), "recording.dir must name a folder".into());
         if let Err(error) = tracing_subscriber::EnvFilter::from_str(&self.telemetry.log) {

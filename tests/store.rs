@@ -486,6 +486,9 @@ async fn news_of_a_provider_come_in_any_order(base: Base) {
     assert!(store.note_provider(acme.company, call.id, &late).await.unwrap());
     let again = ProviderNews { ended: Some((At::now(), CallOutcome::Busy)), ..Default::default() };
     assert!(store.note_provider(acme.company, call.id, &again).await.unwrap());
+    let ringing =
+        ProviderNews { status: Some("ringing".into()), answered_by: Some("902".into()), ..Default::default() };
+    assert!(store.note_provider(acme.company, call.id, &ringing).await.unwrap());
     let call = store.call_summary(acme.company, call.id).await.unwrap().unwrap();
     assert_eq!((call.provider_status.as_deref(), call.answered_by.as_deref()), (Some("no-answer"), Some("901")));
     assert_eq!((call.ended_at, call.outcome), (Some(at), CallOutcome::NoAnswer), "the first end is the end");
@@ -536,6 +539,7 @@ async fn a_message_is_kept_once_in_its_thread(base: Base) {
     assert!(store.note_sent(acme.company, second, Some("SM2"), &ours, "accepted", None).await.unwrap());
     let error = Some("30007: carrier violation");
     assert!(store.note_message_status(acme.company, acme.integration, "SM2", "undelivered", error).await.unwrap());
+    assert!(store.note_message_status(acme.company, acme.integration, "SM2", "sent", None).await.unwrap(), "too late");
     let thread = store.thread(acme.company, &ours, &theirs, 10).await.unwrap();
     assert_eq!(thread.iter().map(|m| m.id).collect::<Vec<_>>(), [first, second]);
     assert_eq!((thread[1].status.as_str(), thread[1].error.as_deref()), ("undelivered", error));

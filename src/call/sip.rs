@@ -18,7 +18,6 @@ use jiff::{SignedDuration, Timestamp};
 use metrics::counter;
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
-use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval, timeout};
@@ -31,7 +30,6 @@ use uuid::Uuid;
 use self::media::Media;
 use self::talk::{Talk, TalkError, Went, end_of};
 use crate::call::desk::{Desk, Invite, Offer, OutboundError, SipDialler};
-use crate::call::record;
 use crate::call::registry::{CallSetup, Calls, Refused};
 use crate::clock;
 use crate::protocol::sip::admission::{Admitted, Prefix, Trunk};
@@ -39,16 +37,16 @@ use crate::protocol::sip::call::{CallCommand, CallEvent, Cause, Ended, Refusal};
 use crate::protocol::sip::core::{AccountRef, CallRef};
 use crate::protocol::sip::digest::Credentials;
 use crate::protocol::sip::endpoint::{AccountDial, Incoming};
-use crate::protocol::sip::registration::RegistrationStatus;
+use crate::protocol::sip::registration::{RegistrationState, RegistrationStatus};
 use crate::protocol::sip::target::Transport;
-use crate::protocol::sip::value::{NameAddr, SipUri, Uri};
+use crate::protocol::sip::value::{NameAddr, SipUri};
 use crate::providers::provider::CallOutcome;
 use crate::providers::rest::ProviderError;
 use crate::providers::sip::{self as settings, SipSettings};
 use crate::store::calls::{ProviderNews, SipNotes, SipRung};
 use crate::store::directory::{Directory, Integration};
 use crate::store::{At, Store};
-use crate::telephony::{CallEnd, CallId, Direction};
+use crate::telephony::{CallEnd, EndReason, Party};
 use crate::transport::rtp_udp::config::RtpConfig;
 use crate::transport::rtp_udp::ports::RtpPorts;
 use crate::transport::sip::{self as transport, SipAddrs, SipCall, SipConfig, SipHandle, SipIncoming, SipStartError};
@@ -88,6 +86,13 @@ impl RegistrationInfo {
             next_try: status.next_try.map(when),
         }
     }
+}
+
+/// What SIP and its media are set to.
+pub struct SipSide {
+    pub config: SipConfig,
+    pub rtp: RtpConfig,
+    pub ports: RtpPorts,
 }
 
 /// SIP for all companies. Cheap to clone.
@@ -147,9 +152,7 @@ impl SipLines {
     /// Watches the set-up: as soon as an integration has a SIP side, SIP is spoken. `draining`: no more calls; `closing`:
     /// unregister and end.
     pub fn start(
-        config: SipConfig,
-        rtp: RtpConfig,
-        ports: RtpPorts,
+        SipSide { config, rtp, ports }: SipSide,
         desk: Desk,
         calls: Calls,
         store: Option<Store>,
@@ -197,9 +200,11 @@ impl SipLines {
 
     /// Waits for goodbyes, as long as `limit`.
     pub async fn close(&self, limit: Duration) {
-        let task = self.inner.running.load_full().and_then(|running| {
-            running.task.lock().unwrap_or_else(PoisonError::into_inner).take()
-        });
+        let task = self
+            .inner
+            .running
+            .load_full()
+            .and_then(|running| running.task.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.inner.tasks.close();
         let all = async {
             if let Some(task) = task {
@@ -503,7 +508,13 @@ impl Inner {
     }
 
     /// Waits for the other side of a call that we make.
-    async fn place(self: Arc<Self>, setup: CallSetup, integration: Arc<Integration>, mut sip: SipCall, mut media: Media) {
+    async fn place(
+        self: Arc<Self>,
+        setup: CallSetup,
+        integration: Arc<Integration>,
+        mut sip: SipCall,
+        mut media: Media,
+    ) {
         let hangup = self.calls.rings(setup.id);
         let answer = loop {
             let event = tokio::select! {
@@ -591,13 +602,14 @@ impl SipDialler for Inner {
                 .accounts()
                 .account(integration.id)
                 .ok_or_else(|| cannot("its integration has no account that is registered: set sip.registrar"))?;
-            let registrar = running.sip.registrations().borrow().get(&account).map(RegistrationInfo::of);
-            if registrar.as_ref().is_none_or(|info| info.state != "registered") {
-                let why = registrar.and_then(|info| info.last_error).unwrap_or_else(|| "not yet".to_owned());
-                return Err(cannot(&format!("its account is not registered: {why}")).into());
-            }
-            let peer = running.sip.registrar_addr(account).await;
-            let peer = peer.ok_or_else(|| cannot("its registrar has no address"))?;
+            let status = running.sip.registrations().borrow().get(&account).cloned();
+            let peer = match status {
+                Some(RegistrationStatus { state: RegistrationState::Registered, server: Some(server), .. }) => server,
+                status => {
+                    let why = status.and_then(|status| status.last_error).unwrap_or_else(|| "not yet".to_owned());
+                    return Err(cannot(&format!("its account is not registered: {why}")).into());
+                }
+            };
             let mut media = Media::open(&self.ports, &self.rtp, peer, self.config.external_ip, false)
                 .map_err(|fault| cannot(&fault.to_string()))?;
             let to = match settings.plain_numbers {
@@ -637,10 +649,10 @@ fn account(
     // The form of the registrar was checked with the credentials.
     let registrar = SipUri::parse(&format!("sip:{}{transport}", registration.registrar))?;
     let mut account = sip.account(AccountRef(number), &registration.user, registrar);
-    account.credentials = registration.password.as_ref().map(|password| Credentials {
-        user: registration.user.clone(),
-        password: password.expose_secret().to_owned(),
-    });
+    account.credentials = registration
+        .password
+        .as_ref()
+        .map(|password| Credentials { user: registration.user.clone(), password: password.expose_secret().to_owned() });
     Some(account)
 }
 
@@ -660,11 +672,7 @@ fn invite(incoming: &Incoming, integration: &Integration) -> Invite {
     called.retain(|name| !name.is_empty());
     called.dedup();
     let hidden = from.eq_ignore_ascii_case("anonymous") || from.eq_ignore_ascii_case("unknown");
-    Invite {
-        sip_call: incoming.call_id.to_string(),
-        from: if hidden { String::new() } else { from },
-        called,
-    }
+    Invite { sip_call: incoming.call_id.to_string(), from: if hidden { String::new() } else { from }, called }
 }
 
 /// The answer that comes with the ACK of an offer of ours.
@@ -677,7 +685,7 @@ async fn acked(call: &mut SipCall) -> Result<bytes::Bytes, CallEnd> {
             _ => {}
         }
     }
-    Err(CallEnd::new(crate::telephony::Party::Carrier, crate::telephony::EndReason::ProtocolError))
+    Err(CallEnd::new(Party::Carrier, EndReason::ProtocolError))
 }
 
 /// A number or user becomes an address at the line's own domain; an address stays.

@@ -695,14 +695,19 @@ impl Store {
         }))
     }
 
-    /// Notes what a provider told. Such news may come in any order and more than once: what is absent changes nothing. A
-    /// PBX says which line a call is on only when somebody answers it.
+    /// Notes what a provider told. Such news may come in any order and more than once: what is absent changes nothing,
+    /// and what was on the way while the call ended does not undo what its end told. A PBX says which line a call is on
+    /// only when somebody answers it.
     pub async fn note_provider(&self, company: Uuid, call: CallId, news: &ProviderNews) -> Result<bool, StoreError> {
         let mut tx = self.db.write().await?;
         let noted = tx
             .execute(
-                "UPDATE call SET provider_status = COALESCE($3, provider_status), talk_s = COALESCE($4, talk_s),
-                     answered_by = COALESCE($5, answered_by), seen_at = $6,
+                "UPDATE call SET talk_s = COALESCE($4, talk_s),
+                     provider_status = CASE WHEN $7 = 0 AND ended_at IS NOT NULL THEN COALESCE(provider_status, $3)
+                         ELSE COALESCE($3, provider_status) END,
+                     answered_by = CASE WHEN $7 = 0 AND ended_at IS NOT NULL THEN COALESCE(answered_by, $5)
+                         ELSE COALESCE($5, answered_by) END,
+                     seen_at = $6,
                      line = CASE WHEN line = '' AND EXISTS (SELECT 1 FROM line l
                          WHERE l.integration_id = call.integration_id AND l.number = $5) THEN $5 ELSE line END,
                      outcome = CASE WHEN outcome = 'answered' AND $5 LIKE 'machine%' THEN 'voicemail' ELSE outcome END
@@ -713,7 +718,8 @@ impl Store {
                     news.status.as_deref(),
                     news.talk_s,
                     news.answered_by.as_deref(),
-                    At::now()
+                    At::now(),
+                    i64::from(news.ended.is_some())
                 ],
             )
             .await?;

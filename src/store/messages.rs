@@ -97,7 +97,7 @@ impl Store {
         Ok(noted > 0)
     }
 
-    /// What became of a message, by the provider's id of it.
+    /// What became of a message, by the provider's id of it. Of two that come in the wrong order, the last word stays.
     pub async fn note_message_status(
         &self,
         company: Uuid,
@@ -109,7 +109,9 @@ impl Store {
         let noted = self
             .db
             .execute(
-                "UPDATE message SET status = $4, error = COALESCE($5, error), updated_at = $6
+                "UPDATE message SET error = COALESCE($5, error), updated_at = $6,
+                     status = CASE WHEN status IN ('delivered', 'undelivered', 'failed', 'read')
+                         AND $4 IN ('accepted', 'scheduled', 'queued', 'sending', 'sent') THEN status ELSE $4 END
                  WHERE company_id = $1 AND integration_id = $2 AND provider_message = $3",
                 args![company, integration, provider_message, status, error, At::now()],
             )

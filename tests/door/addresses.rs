@@ -1,7 +1,7 @@
 //! Binotel's webhooks are believed by their sender's address, which a forger can write but not have.
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client;
 use crate::common::{Cast, quick};
@@ -10,6 +10,7 @@ use crate::whole::{Whole, front_desk, text, until};
 
 crate::on_every_store! {
     binotel_is_believed_from_its_own_addresses_alone_and_through_our_own_proxies_alone
+    ringostat_is_believed_by_its_form_and_its_project
     what_is_not_there_is_answered_alike_and_tells_nothing
 }
 
@@ -80,6 +81,50 @@ async fn binotel_is_believed_from_its_own_addresses_alone_and_through_our_own_pr
     until("the new list counts", async || (post([127, 0, 0, 5], url, &[], BODY).await == success).then_some(())).await;
     assert_eq!(post(PROXY, url, &[BINOTEL], BODY).await, success, "the default list still counts");
     assert_eq!(post([127, 0, 0, 6], url, &[], BODY).await.0, 403);
+    whole.stop().await;
+}
+
+async fn ringostat_is_believed_by_its_form_and_its_project(base: Base) {
+    let whole = Whole::start(base, Cast::new(quick()), |_| {}).await;
+    let acme = whole.company("Acme", json!({})).await;
+    let credentials = json!({ "auth_key": "k", "project_id": "12345", "api_base": "http://127.0.0.1:9" });
+    let integration = acme.integration("Ringostat", "ringostat", credentials).await;
+    let agent = acme.agent(front_desk()).await;
+    acme.line(integration, "acme_concierge", agent).await;
+    let shown = acme.get(&format!("/integrations/{integration}/webhook")).await;
+    let url = text(&shown["url"]);
+    let webhook = json!({
+        "event": "in_after", "project_id": "12345", "call_id": "us1_-1800000000.1", "call_type": "in",
+        "caller": "380501234567", "destination": "380441234567", "status": "ANSWERED", "billsec": "66",
+        "connected_with": "acme_concierge",
+    });
+    let spoilt: [(&str, &str, Value, u16); 9] = [
+        ("no event", "event", Value::Null, 400),
+        ("an event that there is not", "event", json!("in_never"), 400),
+        ("no project", "project_id", Value::Null, 400),
+        ("another project", "project_id", json!("54321"), 403),
+        ("no call", "call_id", Value::Null, 400),
+        ("a call that is none", "call_id", json!("'; DROP TABLE call"), 400),
+        ("no caller", "caller", Value::Null, 400),
+        ("a status that says nothing", "status", Value::Null, 400),
+        ("a length that cannot be", "billsec", json!("a lot"), 400),
+    ];
+    for (n, (what, field, value, status)) in spoilt.iter().enumerate() {
+        let mut forged = webhook.clone();
+        forged[*field] = value.clone();
+        if value.is_null() {
+            forged.as_object_mut().unwrap().remove(*field);
+        }
+        let response = client([127, 0, 4, n as u8 + 1]).post(url).json(&forged).send().await.unwrap();
+        assert_eq!(response.status().as_u16(), *status, "{what}");
+    }
+    until("each is in the audit log", async || (acme.audited("refused").await.len() == spoilt.len()).then_some(()))
+        .await;
+    assert_eq!(acme.calls().await.len(), 0);
+    let genuine = client([127, 0, 0, 1]).post(url).json(&webhook).send().await.unwrap();
+    assert_eq!(genuine.status(), 200);
+    let call = acme.only_call(|call| call["ended_at"].is_string()).await;
+    assert_eq!((&call["outcome"], &call["line"]), (&json!("answered"), &json!("acme_concierge")));
     whole.stop().await;
 }
 

@@ -163,8 +163,10 @@ impl Inner {
             Event::MessageReceived(message) => self.received(store, integration, message).await,
             Event::MessageStatus { provider_message, status, error } => {
                 let (company, id) = (integration.company_id, integration.id);
-                store.note_message_status(company, id, &provider_message, &status, error.as_deref()).await?;
-                Ok(())
+                let known =
+                    store.note_message_status(company, id, &provider_message, &status, error.as_deref()).await?;
+                // It may be told before the provider's answer to our request is written down: tried again.
+                if known { Ok(()) } else { Err(OutboundError::NoMessage) }
             }
             Event::StreamStatus { provider_call, event, failure } => {
                 if let Some(failure) = failure {

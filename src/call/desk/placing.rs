@@ -39,6 +39,8 @@ pub enum OutboundError {
     NoLine(String),
     #[error("there is no such agent")]
     NoAgent,
+    #[error("there is no such message")]
+    NoMessage,
     #[error("the server takes no calls now: {0}")]
     NotReady(#[from] Refused),
     #[error(transparent)]

@@ -12,7 +12,7 @@ use crate::protocol::rtp::plan::{MediaPlan, SrtpKey};
 use crate::protocol::rtp::session::{SessionSeed, ntp};
 use crate::protocol::rtp::srtp::SrtpError;
 use crate::protocol::sdp::negotiate::{self, LocalMedia, NegotiateError, SrtpPolicy};
-use crate::protocol::sdp::parse::{Description, SdpError, Direction};
+use crate::protocol::sdp::parse::{Description, Direction, SdpError};
 use crate::protocol::sip::dialog::is_private;
 use crate::transport::rtp_udp::config::RtpConfig;
 use crate::transport::rtp_udp::ports::{PortError, RtpPorts, RtpSocket};

@@ -1,7 +1,7 @@
 //! Keeping one account registered (RFC 3261 §10): refreshed before it expires, kept alive between, tried again with
 //! growing pauses after a failure, and known in words to whoever operates it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::protocol::sip::core::{AccountRef, Core, Owner};
@@ -49,6 +49,8 @@ pub struct RegistrationStatus {
     /// In words; `None` after a success.
     pub last_error: Option<String>,
     pub next_try: Option<Instant>,
+    /// Where the registrar is reached.
+    pub server: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,6 +200,7 @@ impl Registration {
             registered_until: self.registered_until,
             last_error: self.last_error.clone(),
             next_try,
+            server: self.target().map(|target| target.addr),
         }
     }
 

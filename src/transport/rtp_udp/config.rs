@@ -1,4 +1,4 @@
-//! `[rtp]`: addresses and ports of media, its pace and its patience.
+//! `[sip.rtp]`: addresses and ports of media, its pace and its patience.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use crate::media::jitter::JitterConfig;
 use crate::media::packet::Codec;
 
-/// The `[rtp]` section.
+/// The `[sip.rtp]` section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RtpConfig {
     /// Address that media sockets are bound to, default `0.0.0.0`. An IPv6 address makes media IPv6 only.
     pub listen: IpAddr,
-    /// Ports for media, both ends included, default `20000-29999`. A call takes two (RTP even, RTCP above it); a larger
-    /// range takes more calls. Keep it apart from the kernel's ephemeral range, whose ports any program may be given.
+    /// `sip.rtp_ports`: the `[sip]` section's own.
+    #[serde(skip)]
     pub rtp_ports: String,
     /// Seconds that ports rest after a call, so that its late packets reach nobody else, default 5. A larger value needs
     /// a larger range.
@@ -66,20 +66,20 @@ impl Default for RtpConfig {
     }
 }
 
-/// What is wrong with a value of `[rtp]`.
+/// What is wrong with a value of `[sip.rtp]`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RtpConfigError {
-    #[error("rtp.rtp_ports: {0:?} is not a range such as 20000-29999 that holds an even port and the one above it")]
+    #[error("sip.rtp_ports: {0:?} is not a range such as 20000-29999 that holds an even port and the one above it")]
     Ports(String),
-    #[error("rtp.codecs names no codec")]
+    #[error("sip.rtp.codecs names no codec")]
     NoCodec,
-    #[error("rtp.ptime_ms must be 10, 20, 30, 40, 50 or 60")]
+    #[error("sip.rtp.ptime_ms must be 10, 20, 30, 40, 50 or 60")]
     Ptime,
-    #[error("rtp.jitter_max_ms must be at least rtp.jitter_min_ms, and at most 1000")]
+    #[error("sip.rtp.jitter_max_ms must be at least sip.rtp.jitter_min_ms, and at most 1000")]
     Jitter,
-    #[error("rtp.dscp must be 0 to 63")]
+    #[error("sip.rtp.dscp must be 0 to 63")]
     Dscp,
-    #[error("rtp.key_ms must be 40 to 5000, rtp.key_pause_ms 20 to 5000")]
+    #[error("sip.rtp.key_ms must be 40 to 5000, sip.rtp.key_pause_ms 20 to 5000")]
     Key,
 }
 

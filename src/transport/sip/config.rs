@@ -1,4 +1,5 @@
-//! `[sip]`: where SIP listens, how the world reaches it, what it may hold.
+//! `[sip]`: where SIP listens, how the world reaches it, what it may hold. SIP is spoken as soon as an integration has a
+//! SIP side.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -8,13 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::sip::core::Limits;
 use crate::protocol::sip::transaction::Timers;
+use crate::transport::rtp_udp::config::RtpConfig;
 
 /// The `[sip]` section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SipConfig {
-    /// Whether SIP is spoken at all, default no: then no socket is opened.
-    pub enabled: bool,
     /// Address and port for UDP and TCP, default `0.0.0.0:5060`. Port 0 takes any free one.
     pub listen: SocketAddr,
     /// The same for IPv6, such as `[::]:5060`. Absent: IPv4 only.
@@ -43,6 +43,10 @@ pub struct SipConfig {
     /// Seconds of a session interval (RFC 4028), default 1800. A larger value keeps a call for longer whose peer is
     /// gone without a word and whose media stopped being watched.
     pub session_s: u64,
+    /// Ports for media, both ends included, default `20000-29999`. A call takes two (RTP even, RTCP above it); a larger
+    /// range takes more calls. Keep it apart from the kernel's ephemeral range, whose ports any program may be given.
+    pub rtp_ports: String,
+    pub rtp: RtpConfig,
     pub limits: SipLimitsConfig,
 }
 
@@ -77,7 +81,6 @@ pub struct SipLimitsConfig {
 impl Default for SipConfig {
     fn default() -> Self {
         Self {
-            enabled: false,
             listen: SocketAddr::from(([0, 0, 0, 0], 5060)),
             listen_v6: None,
             tls_listen: None,
@@ -90,6 +93,8 @@ impl Default for SipConfig {
             register_s: 120,
             ring_s: 180,
             session_s: 1800,
+            rtp_ports: "20000-29999".into(),
+            rtp: RtpConfig::default(),
             limits: SipLimitsConfig::default(),
         }
     }
@@ -155,6 +160,11 @@ impl SipConfig {
             }
         }
         faults
+    }
+
+    /// Media, with its ports.
+    pub fn rtp(&self) -> RtpConfig {
+        RtpConfig { rtp_ports: self.rtp_ports.clone(), ..self.rtp.clone() }
     }
 
     pub(super) fn protocol_limits(&self) -> Limits {
