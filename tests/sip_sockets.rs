@@ -301,6 +301,7 @@ async fn a_scanner_is_silenced_and_others_are_answered_meanwhile() {
     node.sip.set_trunks(vec![Trunk { id: 1, peers }]).await.unwrap();
     let friend = Peer { socket: friend, to };
     let scanner = Peer::new(to).await;
+    let began = Instant::now();
     let flood = tokio::spawn(async move {
         for number in 0..30_000 {
             scanner.say(&scanner.request("INVITE", &format!("s{number}"), TO)).await;
@@ -330,7 +331,9 @@ async fn a_scanner_is_silenced_and_others_are_answered_meanwhile() {
     let answers = timeout(LIMIT * 3, flood).await.unwrap().unwrap();
     let stats = node.stats().await;
     println!("scanner: {answers} answers to 30000 INVITEs; slowest OPTIONS of a friend {slowest:?}; {stats:?}");
-    assert!(answers <= 100, "{answers}");
+    // Ten at once and ten a second, and some for the clock.
+    let most = 30 + began.elapsed().as_secs() * 11;
+    assert!(answers <= most, "{answers} in {:?}", began.elapsed());
     assert_eq!((stats.calls, stats.transactions), (0, 0));
 }
 
@@ -338,11 +341,12 @@ async fn a_scanner_is_silenced_and_others_are_answered_meanwhile() {
 async fn a_tcp_peer_that_does_not_read_stalls_only_itself() {
     let mut config = config();
     config.limits.peer_messages_per_s = 1_000_000;
+    config.limits.write_s = 1;
     let mut node = Node::start(config).await;
     let tcp = node.sip.addrs().tcp.unwrap();
     let deaf = TcpStream::connect(tcp).await.unwrap();
     let own = deaf.local_addr().unwrap();
-    let (mut reader, mut writer) = deaf.into_split();
+    let (reader, mut writer) = deaf.into_split();
     let options = format!(
         "OPTIONS sip:a@{tcp} SIP/2.0\r\nVia: SIP/2.0/TCP {own};branch=z9hG4bKdeaf\r\nFrom: <sip:p@x>;tag=1\r\n\
          To: <sip:a@x>\r\nCall-ID: deaf\r\nCSeq: 1 OPTIONS\r\nSubject: {}\r\nContent-Length: 0\r\n\r\n",
@@ -373,10 +377,14 @@ async fn a_tcp_peer_that_does_not_read_stalls_only_itself() {
     peer.hear_of(" 200 ").await;
     println!("slowest OPTIONS beside a deaf peer: {slowest:?}");
     assert!(slowest < Duration::from_secs(2));
-    // It loses its connection in the end: reading shows what was sent, and then the end.
-    let _ = timeout(LIMIT, writing).await;
-    let mut rest = vec![0; 1 << 20];
-    while timeout(LIMIT, reader.read(&mut rest)).await.expect("the connection ends").is_ok_and(|read| read > 0) {}
+    writing.abort();
+    // It never reads, and loses its connection after the limit.
+    let until = Instant::now() + LIMIT;
+    while node.stats().await.connections > 0 {
+        assert!(Instant::now() < until, "the deaf peer keeps its connection");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(reader);
 }
 
 #[tokio::test]
