@@ -233,7 +233,7 @@ async fn carry(
             };
             limit = settings.idle;
             cutter.push(&buffer[..read]);
-            while let Some(piece) = cutter.next() {
+            while let Some(piece) = cutter.next_piece() {
                 let event = match piece {
                     Piece::Message(bytes) => ConnectionEvent::Message(target.clone(), bytes),
                     Piece::Ping => {
