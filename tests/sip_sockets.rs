@@ -301,6 +301,7 @@ async fn a_scanner_is_silenced_and_others_are_answered_meanwhile() {
     node.sip.set_trunks(vec![Trunk { id: 1, peers }]).await.unwrap();
     let friend = Peer { socket: friend, to };
     let scanner = Peer::new(to).await;
+    let began = Instant::now();
     let flood = tokio::spawn(async move {
         for number in 0..30_000 {
             scanner.say(&scanner.request("INVITE", &format!("s{number}"), TO)).await;
@@ -330,7 +331,9 @@ async fn a_scanner_is_silenced_and_others_are_answered_meanwhile() {
     let answers = timeout(LIMIT * 3, flood).await.unwrap().unwrap();
     let stats = node.stats().await;
     println!("scanner: {answers} answers to 30000 INVITEs; slowest OPTIONS of a friend {slowest:?}; {stats:?}");
-    assert!(answers <= 100, "{answers}");
+    // Ten at once and ten a second, and some for the clock.
+    let most = 30 + began.elapsed().as_secs() * 11;
+    assert!(answers <= most, "{answers} in {:?}", began.elapsed());
     assert_eq!((stats.calls, stats.transactions), (0, 0));
 }
 
@@ -338,11 +341,12 @@ async fn a_scanner_is_silenced_and_others_are_answered_meanwhile() {
 async fn a_tcp_peer_that_does_not_read_stalls_only_itself() {
     let mut config = config();
     config.limits.peer_messages_per_s = 1_000_000;
+    config.limits.write_s = 1;
     let mut node = Node::start(config).await;
     let tcp = node.sip.addrs().tcp.unwrap();
     let deaf = TcpStream::connect(tcp).await.unwrap();
     let own = deaf.local_addr().unwrap();
-    let (mut reader, mut writer) = deaf.into_split();
+    let (reader, mut writer) = deaf.into_split();
     let options = format!(
         "OPTIONS sip:a@{tcp} SIP/2.0\r\nVia: SIP/2.0/TCP {own};branch=z9hG4bKdeaf\r\nFrom: <sip:p@x>;tag=1\r\n\
          To: <sip:a@x>\r\nCall-ID: deaf\r\nCSeq: 1 OPTIONS\r\nSubject: {}\r\nContent-Length: 0\r\n\r\n",
@@ -373,10 +377,14 @@ async fn a_tcp_peer_that_does_not_read_stalls_only_itself() {
     peer.hear_of(" 200 ").await;
     println!("slowest OPTIONS beside a deaf peer: {slowest:?}");
     assert!(slowest < Duration::from_secs(2));
-    // It loses its connection in the end: reading shows what was sent, and then the end.
-    let _ = timeout(LIMIT, writing).await;
-    let mut rest = vec![0; 1 << 20];
-    while timeout(LIMIT, reader.read(&mut rest)).await.expect("the connection ends").is_ok_and(|read| read > 0) {}
+    writing.abort();
+    // It never reads, and loses its connection after the limit.
+    let until = Instant::now() + LIMIT;
+    while node.stats().await.connections > 0 {
+        assert!(Instant::now() < until, "the deaf peer keeps its connection");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(reader);
 }
 
 #[tokio::test]
@@ -453,17 +461,23 @@ async fn answer_times(node: &mut Node, calls: usize, per_second: u32) -> Vec<Dur
     let mut asked = vec![Instant::now(); calls];
     let mut took = vec![None; calls];
     let mut tick = tokio::time::interval(pace);
-    let (mut sent, mut answered) = (0, 0);
-    let mut buffer = vec![0; 65_536];
+    let mut repeated = asked.clone();
+    let (mut sent, mut answered, mut oldest) = (0, 0, 0);
+    let (mut buffer, mut refused) = (vec![0; 65_536], Vec::new());
     let mut running = tokio::task::JoinSet::new();
     let until = Instant::now() + pace * u32::try_from(calls).unwrap() + LIMIT;
     while answered < calls {
-        assert!(Instant::now() < until, "{answered} of {calls} calls answered");
+        if Instant::now() > until {
+            panic!("{answered} of {calls} calls answered; refused: {refused:?}; {:?}", node.stats().await);
+        }
         tokio::select! {
             biased;
             received = peer.socket.recv_from(&mut buffer) => {
                 let (length, _) = received.unwrap();
                 let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                if text.starts_with("SIP/2.0 5") || text.starts_with("SIP/2.0 4") {
+                    refused.push(text.lines().next().unwrap_or_default().to_owned());
+                }
                 if !text.starts_with("SIP/2.0 200") || !field(&text, "CSeq").ends_with("INVITE") {
                     continue;
                 }
@@ -484,10 +498,21 @@ async fn answer_times(node: &mut Node, calls: usize, per_second: u32) -> Vec<Dur
             }
             _ = tick.tick(), if sent < calls => {
                 asked[sent] = Instant::now();
+                repeated[sent] = asked[sent];
                 peer.say(&peer.request("INVITE", &format!("r{sent}"), TO)).await;
                 sent += 1;
             }
             () = tokio::time::sleep(Duration::from_millis(100)) => {}
+        }
+        // A datagram that the kernel dropped is sent again, as any caller does; it counts from the first.
+        for number in oldest..sent {
+            if took[number].is_none() && repeated[number].elapsed() > Duration::from_millis(500) {
+                repeated[number] = Instant::now();
+                peer.say(&peer.request("INVITE", &format!("r{number}"), TO)).await;
+            }
+        }
+        while oldest < sent && took[oldest].is_some() {
+            oldest += 1;
         }
     }
     let mut took: Vec<Duration> = took.into_iter().flatten().collect();

@@ -42,7 +42,7 @@ fuzz_target!(|bytes: &[u8]| {
     let tcp = Target::new(Transport::Tcp, udp.addr);
     let mut reader = StreamReader::new(4096);
     reader.push(bytes);
-    while let Some(piece) = reader.next() {
+    while let Some(piece) = reader.next_piece() {
         match piece {
             Piece::Message(message) => endpoint.on_bytes(now, &tcp, &message),
             Piece::Lost(head, why) => endpoint.on_broken_stream(now, &tcp, &head, why),

@@ -311,6 +311,7 @@ pub async fn start(
         max_per_peer: config.limits.max_connections_per_peer,
         max_message_bytes: config.limits.max_message_bytes,
         idle: Duration::from_secs(config.limits.idle_s),
+        write: Duration::from_secs(config.limits.write_s),
     };
     info!(udp = ?addrs.udp, udp_v6 = ?addrs.udp_v6, tls = ?addrs.tls, "SIP is listening");
     let task = Task {
@@ -450,8 +451,11 @@ impl Task {
             }
             let wake = self.endpoint.deadline().map(Instant::from_std);
             let wake = [wake, stopping].into_iter().flatten().min();
+            // Not by urgency: whoever floods one of these must not hold up the others. Datagrams are looked at in every
+            // turn, which costs nothing when there are none.
+            self.read_datagrams(false, &mut buffer);
+            self.read_datagrams(true, &mut buffer);
             tokio::select! {
-                biased;
                 () = cancel.cancelled(), if stopping.is_none() => {
                     stopping = Some(Instant::now() + GOODBYE_LIMIT);
                     self.say_goodbye();
@@ -473,11 +477,7 @@ impl Task {
                         self.connections.accept(stream, peer, tls);
                     }
                 }
-                ready = readable(&self.udp, self.udp_v6.as_ref()) => {
-                    if let Some(v6) = ready {
-                        self.read_datagrams(v6, &mut buffer);
-                    }
-                }
+                () = readable(&self.udp, self.udp_v6.as_ref()) => {}
             }
         }
         self.lookups.shutdown().await;
@@ -500,6 +500,7 @@ impl Task {
         for _ in 0..BATCH {
             let socket = match &self.udp_v6 {
                 Some(socket) if v6 => socket,
+                None if v6 => return,
                 _ => &self.udp,
             };
             match socket.try_recv_from(buffer) {
@@ -702,14 +703,14 @@ impl Listeners {
     }
 }
 
-/// Whether it is the IPv6 socket that can be read.
-async fn readable(v4: &UdpSocket, v6: Option<&UdpSocket>) -> Option<bool> {
-    let Some(v6) = v6 else {
-        return v4.readable().await.is_ok().then_some(false);
-    };
-    tokio::select! {
-        ready = v4.readable() => ready.is_ok().then_some(false),
-        ready = v6.readable() => ready.is_ok().then_some(true),
+/// Waits until one of them can be read; an error shows when it is.
+async fn readable(v4: &UdpSocket, v6: Option<&UdpSocket>) {
+    match v6 {
+        None => drop(v4.readable().await),
+        Some(v6) => tokio::select! {
+            _ = v4.readable() => {}
+            _ = v6.readable() => {}
+        },
     }
 }
 

@@ -326,8 +326,9 @@ impl Call {
         matches!(self.phase, Phase::Confirmed)
     }
 
-    pub fn replaces(&self) -> Option<CallRef> {
-        self.replaces
+    /// Once, when this call is answered: the call whose place it takes.
+    pub fn take_replaced(&mut self) -> Option<CallRef> {
+        if self.is_confirmed() { self.replaces.take() } else { None }
     }
 
     /// Whether a request inside a dialog is for this call. An absent To tag is a peer's of RFC 2543.

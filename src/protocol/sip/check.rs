@@ -61,7 +61,13 @@ pub fn read(bytes: &Bytes, framing: Framing) -> Verdict {
     let mut fault = raw.fault;
     match &raw.lengths[..] {
         [] if framing == Framing::Datagram => {}
-        [] => body = Bytes::new(),
+        [] => {
+            body = Bytes::new();
+            // Where a body is announced and nobody says how long it is, it is lost (RFC 3261 §20.14).
+            if raw.headers.get("Content-Type").is_some() {
+                fault = fault.or(Some("Content-Length is missing"));
+            }
+        }
         [length] => match length.parse::<usize>() {
             Ok(length) if length <= body.len() => body.truncate(length),
             Ok(_) => fault = fault.or(Some("Content-Length is larger than the message")),
@@ -345,5 +351,7 @@ mod tests {
         assert_eq!(body_of(format!("{GOOD}\nv=0\nmore"), Framing::Datagram), "v=0\nmore");
         assert_eq!(body_of(format!("{GOOD}l: 3\n\nv=0\nmore"), Framing::Datagram), "v=0");
         assert_eq!(body_of(format!("{GOOD}\n"), Framing::Stream), "");
+        let lost = Bytes::from(format!("{GOOD}Content-Type: application/sdp\n\n"));
+        assert!(matches!(read(&lost, Framing::Stream), Verdict::Refuse { status: 400, .. }));
     }
 }

@@ -244,3 +244,36 @@ impl Core {
         self.transactions.send(reply_target(request, source), response.to_bytes(), &call_id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng as _;
+
+    use super::*;
+
+    #[test]
+    fn each_peer_is_told_the_address_by_which_it_reaches_us() {
+        let addresses = Addresses {
+            external: Some("203.0.113.9".parse().unwrap()),
+            v4: Some("10.0.0.5".parse().unwrap()),
+            v6: Some("2001:db8::5".parse().unwrap()),
+            udp_port: 5060,
+            tcp_port: 5060,
+            udp_port_v6: 5062,
+            tcp_port_v6: 5062,
+            tls_port: 0,
+        };
+        let options = Options { addresses, ..Options::default() };
+        let transactions = Transactions::new(options.timers, 1);
+        let core = Core { options, rng: StdRng::from_seed([1; 32]), transactions };
+        let check = |transport, peer: &str, expected: &str| {
+            let peer = Target::new(transport, peer.parse().unwrap());
+            assert_eq!(core.contact("bob", &peer).to_string(), expected);
+        };
+        check(Transport::Udp, "198.51.100.1:5060", "sip:bob@203.0.113.9:5060");
+        check(Transport::Tcp, "10.0.0.9:5060", "sip:bob@10.0.0.5:5060;transport=tcp");
+        check(Transport::Udp, "127.0.0.1:5070", "sip:bob@127.0.0.1:5060");
+        check(Transport::Udp, "[2001:db8::1]:5060", "sip:bob@[2001:db8::5]:5062");
+        check(Transport::Tls, "198.51.100.1:5061", "sip:bob@203.0.113.9;transport=tls");
+    }
+}

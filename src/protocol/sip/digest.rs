@@ -280,11 +280,14 @@ impl Authenticator {
                 .all(challenge.header())
                 .filter_map(digest_fields)
                 .find(|fields| field(fields, "realm") == challenge.realm);
-            // The answer was refused, unless only its nonce was too old; the same nonce cannot be that.
-            if let Some(fields) = answered
-                && (!challenge.stale || field(&fields, "nonce") == challenge.nonce)
-            {
-                return Err(AuthError::Rejected);
+            // The answer was refused, unless only its nonce was too old. Some servers do not say so with `stale`: a
+            // nonce that served before and is refused now is taken for old. The same nonce again cannot be that.
+            if let Some(fields) = answered {
+                let nonce = field(&fields, "nonce");
+                let served = self.realms.iter().any(|own| own.nonce == nonce && own.uses > 1);
+                if nonce == challenge.nonce || !(challenge.stale || served) {
+                    return Err(AuthError::Rejected);
+                }
             }
             self.realms.retain(|other| other.realm != challenge.realm || other.proxy != challenge.proxy);
             if self.realms.len() < MAX_REALMS {
@@ -594,6 +597,19 @@ mod tests {
         let mut request = register();
         auth.authorize(&mut request, &bob("p"), &mut rng());
         assert_eq!((request.headers.count("Authorization"), request.headers.count("Proxy-Authorization")), (1, 1));
+    }
+
+    #[test]
+    fn a_nonce_that_served_before_is_renewed_without_the_word_stale_but_once() {
+        let mut auth = Authenticator::default();
+        auth.challenged(&register(), &challenge(401, &["Digest realm=\"r\", nonce=\"1\""]), true).unwrap();
+        let mut request = register();
+        auth.authorize(&mut request, &bob("p"), &mut rng());
+        auth.authorize(&mut request, &bob("p"), &mut rng());
+        let fresh = |nonce: &str| challenge(401, &[&format!("Digest realm=\"r\", nonce=\"{nonce}\"")]);
+        auth.challenged(&request, &fresh("2"), true).unwrap();
+        auth.authorize(&mut request, &bob("p"), &mut rng());
+        assert_eq!(auth.challenged(&request, &fresh("3"), true), Err(AuthError::Rejected));
     }
 
     #[test]

@@ -338,12 +338,7 @@ impl Endpoint {
     }
 
     pub fn on_command(&mut self, now: Instant, call: CallRef, command: CallCommand) {
-        let answers = matches!(command, CallCommand::Answer { .. });
         self.with_call(call, |call, core| call.on_command(core, now, command));
-        let replaced = self.calls.get(&call).filter(|call| call.is_confirmed()).and_then(Call::replaces);
-        if let Some(replaced) = replaced.filter(|_| answers) {
-            self.with_call(replaced, |call, core| call.be_replaced(core, now));
-        }
         self.flush(now);
     }
 
@@ -730,6 +725,12 @@ impl Endpoint {
 
     /// Hands out what was written and said, arms timers, and lets go of what is over.
     fn flush(&mut self, now: Instant) {
+        // Answered calls end those whose place they take, before what that says is handed out.
+        let replaced: Vec<CallRef> =
+            self.touched.iter().filter_map(|id| self.calls.get_mut(id).and_then(Call::take_replaced)).collect();
+        for id in replaced {
+            self.with_call(id, |call, core| call.be_replaced(core, now));
+        }
         for send in self.core.transactions.take_sends() {
             for id in self.by_call_id.get(&send.call_id).into_iter().flatten() {
                 if let Some(call) = self.calls.get_mut(id) {

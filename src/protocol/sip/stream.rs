@@ -41,7 +41,7 @@ impl StreamReader {
     }
 
     /// The next piece; `None` until more bytes come.
-    pub fn next(&mut self) -> Option<Piece> {
+    pub fn next_piece(&mut self) -> Option<Piece> {
         loop {
             if self.lost {
                 return None;
@@ -149,7 +149,7 @@ mod tests {
     const ONE: &[u8] = b"OPTIONS sip:a@b SIP/2.0\r\nContent-Length : 2\r\n\r\nhi";
 
     fn pieces(reader: &mut StreamReader) -> Vec<Piece> {
-        std::iter::from_fn(|| reader.next()).collect()
+        std::iter::from_fn(|| reader.next_piece()).collect()
     }
 
     #[test]
@@ -189,20 +189,20 @@ mod tests {
         reader.push(&b"noise\n".repeat(200));
         assert!(matches!(pieces(&mut reader)[..], [Piece::Lost(_, "no message in the stream")]));
         reader.push(ONE);
-        assert_eq!(reader.next(), None, "a lost stream stays lost");
+        assert_eq!(reader.next_piece(), None, "a lost stream stays lost");
     }
 
     #[test]
     fn what_would_need_more_than_the_bound_is_refused_before_it_is_held() {
         let mut reader = StreamReader::new(100);
         reader.push(b"INVITE sip:a@b SIP/2.0\r\nl: 4000000000\r\n\r\n");
-        assert!(matches!(reader.next(), Some(Piece::Lost(_, "a message too large"))));
+        assert!(matches!(reader.next_piece(), Some(Piece::Lost(_, "a message too large"))));
         let mut reader = StreamReader::new(100);
         reader.push(&[b'a'; 101]);
-        assert!(matches!(reader.next(), Some(Piece::Lost(..))));
+        assert!(matches!(reader.next_piece(), Some(Piece::Lost(..))));
         let mut reader = StreamReader::new(100);
         reader.push(&[b"INVITE sip:a@b SIP/2.0\r\n", &b"X: y\r\n".repeat(20)[..]].concat());
-        assert!(matches!(reader.next(), Some(Piece::Lost(_, "a header without an end"))));
+        assert!(matches!(reader.next_piece(), Some(Piece::Lost(_, "a header without an end"))));
     }
 
     #[test]
@@ -210,7 +210,7 @@ mod tests {
         for length in ["l: 1\r\nContent-Length: 2", "l: -1", "l: x", "l: 99999999999999999999999"] {
             let mut reader = StreamReader::new(1000);
             reader.push(format!("INVITE sip:a@b SIP/2.0\r\n{length}\r\n\r\n").as_bytes());
-            assert!(matches!(reader.next(), Some(Piece::Lost(..))), "{length}");
+            assert!(matches!(reader.next_piece(), Some(Piece::Lost(..))), "{length}");
         }
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::protocol::sip::alarm::Alarm;
+use crate::protocol::sip::dialog::is_private;
 use crate::protocol::sip::message::{Method, Request, Response};
 use crate::protocol::sip::target::{Send, Target, Transport};
 use crate::protocol::sip::value::{Via, parse_ip};
@@ -472,6 +473,10 @@ pub fn reply_target(request: &Request, source: &Target) -> Target {
     }
     let port = match request.top_via() {
         Some(via) if via.params.has("rport") => source.addr.port(),
+        // A private address that is not where the message came from: a NAT is between, and only its port is open.
+        Some(via) if parse_ip(&via.host).is_some_and(|ip| is_private(ip) && ip != source.addr.ip()) => {
+            source.addr.port()
+        }
         Some(via) => via.port.filter(|port| *port != 0).unwrap_or(Transport::Udp.default_port()),
         None => source.addr.port(),
     };
@@ -787,6 +792,9 @@ mod tests {
         stamp(&mut asks, &source);
         assert_eq!(asks.top_via().unwrap().params.get("rport"), Some("3333"));
         assert_eq!(reply_target(&asks, &source), source);
+        let mut behind_nat = request(Method::Options, "z9hG4bK1");
+        behind_nat.headers.set("Via", "SIP/2.0/UDP 10.0.0.7:5060;branch=z9hG4bK1");
+        assert_eq!(reply_target(&behind_nat, &source), source);
         let tcp = Target::new(Transport::Tcp, source.addr);
         assert_eq!(reply_target(&plain, &tcp), tcp);
     }

@@ -69,6 +69,8 @@ pub struct SipLimitsConfig {
     /// Seconds after which a connection without a word is closed, default 3600. A larger value lets idle peers hold
     /// more of them.
     pub idle_s: u64,
+    /// Seconds after which a peer that does not read what is written to its connection loses it, default 10.
+    pub write_s: u64,
     /// Messages a second from one address that are read, default 2000.
     pub peer_messages_per_s: u32,
     /// Refusals a second to one stranger, default 10; above it silence.
@@ -111,6 +113,7 @@ impl Default for SipLimitsConfig {
             max_connections: 1000,
             max_connections_per_peer: 50,
             idle_s: 3600,
+            write_s: 10,
             peer_messages_per_s: limits.peer_messages_per_s,
             peer_refusals_per_s: limits.peer_refusals_per_s,
             t1_ms: 500,
@@ -149,6 +152,7 @@ impl SipConfig {
             ("register_s", self.register_s),
             ("ring_s", self.ring_s),
             ("limits.idle_s", self.limits.idle_s),
+            ("limits.write_s", self.limits.write_s),
             ("limits.t1_ms", self.limits.t1_ms),
             ("limits.max_calls", self.limits.max_calls as u64),
             ("limits.max_transactions", self.limits.max_transactions as u64),

@@ -20,8 +20,6 @@ use crate::protocol::sip::target::{Target, Transport};
 
 /// Messages that wait for one peer to read. A call has a handful under way; more means that the peer reads no more.
 const WRITE_QUEUE: usize = 128;
-/// A message that the network did not take for so long means a dead connection.
-const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// To connect, and for the handshake of TLS.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// A connection that was opened to us says something by then.
@@ -57,6 +55,8 @@ pub struct ConnectionSettings {
     pub max_per_peer: usize,
     pub max_message_bytes: usize,
     pub idle: Duration,
+    /// A message that the network did not take for so long means a dead connection.
+    pub write: Duration,
 }
 
 struct Connection {
@@ -233,7 +233,7 @@ async fn carry(
             };
             limit = settings.idle;
             cutter.push(&buffer[..read]);
-            while let Some(piece) = cutter.next() {
+            while let Some(piece) = cutter.next_piece() {
                 let event = match piece {
                     Piece::Message(bytes) => ConnectionEvent::Message(target.clone(), bytes),
                     Piece::Ping => {
@@ -258,7 +258,7 @@ async fn carry(
     };
     let writing = async {
         while let Some(bytes) = receiver.recv().await {
-            match timeout(WRITE_LIMIT, async {
+            match timeout(settings.write, async {
                 writer.write_all(&bytes).await?;
                 writer.flush().await
             })
@@ -269,7 +269,7 @@ async fn carry(
                 Err(_) => return "the peer does not read".to_owned(),
             }
         }
-        let _ = timeout(WRITE_LIMIT, writer.shutdown()).await;
+        let _ = timeout(settings.write, writer.shutdown()).await;
         "closed by us".to_owned()
     };
     tokio::select! {

@@ -39,6 +39,19 @@ impl Call {
         source: &Target,
     ) {
         if request.sdp().is_some() {
+            // The offer of the INVITE comes first (RFC 3311 §5.2): its answer is ours to make, or to get.
+            let before = match &self.phase {
+                Phase::Offered(_) => Some(500),
+                Phase::Calling(_) => Some(491),
+                _ => None,
+            };
+            if let Some(status) = before {
+                let mut response = Response::answer(&request, status);
+                if status == 500 {
+                    response.headers.push("Retry-After", (core.rng.next_u32() % 10).to_string());
+                }
+                return self.reply(core, now, key, response);
+            }
             if !self.is_busy_with_offers(core, now, key, &request) {
                 self.take_offer(core, now, key, request, source);
             }

@@ -134,7 +134,10 @@ impl Call {
             }
         }
         request.headers.push("From", from.to_string());
-        request.headers.push("To", NameAddr::new(dial.uri.clone()).to_string());
+        // To names who is meant, not how to get there (RFC 3261 §19.1.1, table 1: no transport).
+        let mut to = dial.uri.clone();
+        to.params.remove("transport");
+        request.headers.push("To", NameAddr::new(to).to_string());
         request.headers.push("Call-ID", &*self.call_id);
         request.headers.push("CSeq", format!("{seq} INVITE"));
         request.headers.push("Contact", self.contact.clone());
@@ -245,7 +248,7 @@ impl Call {
             && let Some(rseq) = response.number("RSeq")
         {
             // RFC 3262 §4: in order, each once; a repetition is absorbed, since PRACK is repeated by itself.
-            if fork.rseq.is_some_and(|last| rseq != last + 1) {
+            if fork.rseq.is_some_and(|last| last.checked_add(1) != Some(rseq)) {
                 return;
             }
             fork.rseq = Some(rseq);

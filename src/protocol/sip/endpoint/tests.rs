@@ -27,6 +27,8 @@ struct Node {
     events: Vec<Event>,
 }
 
+type Loses = Box<dyn FnMut(&str, usize) -> bool>;
+
 struct World {
     t0: Instant,
     now: Instant,
@@ -34,7 +36,7 @@ struct World {
     wire: Vec<(Instant, Target, SocketAddr, Bytes)>,
     latency: Duration,
     /// Whether a message is lost: its start line, and how many came before it.
-    loses: Box<dyn FnMut(&str, usize) -> bool>,
+    loses: Loses,
     carried: usize,
     /// What came to addresses without an endpoint.
     mail: Vec<(Duration, String)>,
