@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::call::registry::CallSetup;
 use crate::clock;
 use crate::conversation::transcript::Transcript;
+use crate::providers;
 pub use crate::store::calls::{CallRecord, Interruptions, LegRecord};
 use crate::telephony::{Direction, Party};
 
@@ -50,7 +51,11 @@ pub(crate) fn answered(setup: &CallSetup) -> CallRecord {
     };
     let leg = LegRecord {
         party: Party::Caller,
-        transport: setup.provider.into(),
+        // What does not stream reaches us by SIP.
+        transport: match providers::kind(setup.provider).is_some_and(|kind| kind.capabilities.streams) {
+            true => setup.provider.into(),
+            false => "sip".into(),
+        },
         number: peer.clone(),
         started: now,
         ended: None,

@@ -1,0 +1,111 @@
+//! A telephone calls an agent's line straight: what both hear, what interrupts whom, and what the record says of it.
+
+use serde_json::json;
+
+use crate::baresip::{Baresip, Set, loudness};
+use crate::common::{Cast, quick, voice_ms};
+use crate::on_loopback;
+use crate::stores::Base;
+use crate::whole::{Company, Whole, front_desk, id, text, until};
+
+const LINE: &str = "+380441234567";
+
+/// A company with a trunk on loopback.
+async fn trunk(whole: &Whole, agent: serde_json::Value) -> Company {
+    let company = whole.company("Acme", json!({})).await;
+    let integration = company.integration("Trunk", "sip", json!({ "sip.peers": "127.0.0.1" })).await;
+    let agent = company.agent(agent).await;
+    company.line(integration, LINE, agent).await;
+    company
+}
+
+/// The address of a line, once SIP listens.
+async fn line_uri(whole: &Whole) -> String {
+    let addrs = until("SIP listens", async || whole.app.sip.addrs()).await;
+    format!("sip:{LINE}@{}", addrs.udp.expect("UDP"))
+}
+
+fn after_silence(silence_ms: usize, voice: Vec<i16>) -> Vec<i16> {
+    let mut says = vec![0; silence_ms * 8];
+    says.extend(voice);
+    says
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_telephone_asks_and_hears_the_answer() {
+    let whole = Whole::start(Base::sqlite(), Cast::new(quick()), on_loopback).await;
+    let company = trunk(&whole, front_desk()).await;
+    for codec in ["PCMU/8000/1", "PCMA/8000/1"] {
+        let says = after_silence(2_500, voice_ms(1_500));
+        let set = Set { account: "<sip:+380501234567@127.0.0.1>;regint=0", says: &says, codec };
+        let Some(mut phone) = Baresip::start(set).await else { return };
+        let uri = line_uri(&whole).await;
+        let free = whole.app.sip.free_ports();
+        phone.dial(&uri).await;
+        phone.event("CALL_ESTABLISHED").await;
+        let call = until("the call runs", async || company.calls().await.into_iter().find(|call| call["ended_at"].is_null()))
+            .await;
+        let call = id(&call);
+        until("the agent has answered", async || {
+            let record = company.get(&format!("/calls/{call}")).await;
+            let said = Company::said(&record);
+            (said.iter().filter(|line| line.starts_with("agent:")).count() >= 2).then_some(())
+        })
+        .await;
+        phone.hang_up().await;
+        let record = company.record(call).await;
+        assert_eq!(record["end"], json!({ "by": "caller", "reason": "hung_up" }), "{record}");
+        assert_eq!((text(&record["from"]), text(&record["line"])), ("+380501234567", LINE), "{record}");
+        assert_eq!(record["legs"][0]["transport"], "sip", "{record}");
+        let said = Company::said(&record);
+        assert!(said.iter().any(|line| line.starts_with("caller:")), "the caller was understood: {said:?}");
+        let facts = until("the messages are complete", async || {
+            let facts = company.get(&format!("/calls/{call}/sip")).await;
+            (!facts["ladder"].as_array()?.is_empty()).then_some(facts)
+        })
+        .await;
+        let received = facts["quality"]["received"].as_u64().unwrap_or(0);
+        assert!(received > 100 && facts["quality"]["lost"].as_u64() < Some(5), "{}", facts["quality"]);
+        let first: Vec<String> = facts["ladder"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|rung| text(&rung["text"]).split_whitespace().take(2).collect::<Vec<_>>().join(" "))
+            .collect();
+        for expected in ["INVITE sip:+380441234567@", "SIP/2.0 200", "ACK ", "BYE "] {
+            assert!(first.iter().any(|line| line.starts_with(expected.trim_end())), "{expected} in {first:?}");
+        }
+        let heard = phone.stop().await;
+        assert!(loudness(&heard, 200, 800) > 200.0, "the greeting is heard: {}", loudness(&heard, 200, 800));
+        until("the ports come back", async || (whole.app.sip.free_ports() == free).then_some(())).await;
+    }
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_telephone_that_talks_into_the_agent_stops_it() {
+    let whole = Whole::start(Base::sqlite(), Cast::new(quick()), on_loopback).await;
+    let mut agent = front_desk();
+    agent["greeting"] =
+        json!("This greeting is long, and longer than anybody has the patience for, so that it will be interrupted.");
+    let company = trunk(&whole, agent).await;
+    let says = after_silence(1_500, voice_ms(2_000));
+    let set = Set { account: "<sip:+380501234567@127.0.0.1>;regint=0", says: &says, codec: "PCMU/8000/1" };
+    let Some(mut phone) = Baresip::start(set).await else { return };
+    phone.dial(&line_uri(&whole).await).await;
+    phone.event("CALL_ESTABLISHED").await;
+    let record = until("the agent is interrupted", async || {
+        let call = company.calls().await.into_iter().next()?;
+        let record = company.get(&format!("/calls/{}", id(&call))).await;
+        (record["interruptions"]["confirmed"].as_u64() > Some(0)).then_some(record)
+    })
+    .await;
+    phone.hang_up().await;
+    let record = company.record(id(&record)).await;
+    let greeting = &record["transcript"]["lines"][0];
+    let (text, heard) = (text(&greeting["text"]), text(&greeting["heard"]));
+    assert!(heard.len() < text.len() && text.starts_with(heard.trim_end()), "heard {heard:?} of {text:?}");
+    let heard = phone.stop().await;
+    assert!(loudness(&heard, 300, 900) > 200.0, "the greeting began");
+    whole.stop().await;
+}
