@@ -3,9 +3,13 @@
 pub mod frame;
 pub mod packet;
 
+pub mod codec;
+pub mod conceal;
 pub mod dtmf;
 pub mod g711;
+pub mod g722;
 pub mod jitter;
+pub mod opus;
 pub mod playout;
 pub mod resample;
 pub mod vad;

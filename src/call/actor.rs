@@ -159,7 +159,8 @@ impl Call {
         for phrase in fixed_phrases(&agent) {
             engines.tts.remember(&voice.request(phrase));
         }
-        let ingress = Ingress::new(start, leg.codec, engines.stt.rate(), &settings, leg.in_band_keys, detector)?;
+        let ingress = Ingress::new(start, leg.codec, engines.stt.rate(), &settings, leg.in_band_keys, detector)?
+            .with_jitter(leg.jitter.clone());
         Ok(Self {
             turn: Turn::new(settings.clone(), agent.language.clone()),
             ingress,
@@ -250,6 +251,9 @@ impl Call {
     fn on_tick(&mut self, due: Instant) {
         let now = self.now();
         self.meters.tick_lateness.record(now.saturating_duration_since(due).as_secs_f64());
+        while let Some(judged) = self.ingress.next(now) {
+            self.on_judged(judged);
+        }
         match self.ingress.stalled(now) {
             Ok(Some(judged)) => self.on_judged(judged),
             Ok(None) => {}

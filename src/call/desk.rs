@@ -1,10 +1,11 @@
 //! The desk between providers, store and calls: what becomes of a webhook, who is dialled and written to, and what an
-//! agent's telephone tools do. Its work lies in the files below: `questions` (answered from memory), `inbox` (events that
+//! agent's telephone tools do. Its work lies in the files below: `questions` and `invites` (answered from memory), `inbox` (events that
 //! act once), `comparing` (webhooks against the call log), `placing` (calls and messages that go out), `writing`
 //! (messages that are answered), `telephone` (an agent's tools).
 
 mod comparing;
 mod inbox;
+mod invites;
 mod placing;
 mod questions;
 mod telephone;
@@ -21,9 +22,11 @@ use tracing::warn;
 use uuid::Uuid;
 
 pub use self::inbox::NotTaken;
+pub use self::invites::Invite;
 pub use self::placing::{CallRequest, MessageRequest, OutboundError};
 pub use self::questions::{AfterCall, Offer};
 
+use self::invites::Told;
 use crate::agent::tools::telephone::Abilities;
 use crate::call::clients::Clients;
 use crate::call::registry::{CallSetup, Calls, Exchange};
@@ -57,6 +60,8 @@ struct Inner {
     /// Calls that were answered lately, by integration and the provider's id: a question that is asked twice is about one
     /// call.
     asked: DashMap<(Uuid, String), (Instant, CallSetup)>,
+    /// Calls that webhooks told of in the last minute and whose INVITE may come.
+    told: DashMap<CallId, Told>,
     tasks: TaskTracker,
 }
 
@@ -76,6 +81,7 @@ impl Desk {
             base: Box::new(url),
             dialled: DashMap::new(),
             asked: DashMap::new(),
+            told: DashMap::new(),
             tasks: TaskTracker::new(),
         });
         let exchange: Weak<dyn Exchange> = Arc::downgrade(&(inner.clone() as Arc<dyn Exchange>));

@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 
 use crate::call::recorder::Recorder;
 use crate::conversation::speakable::heard_text;
+use crate::media::codec::Encoder;
 use crate::media::frame::{FRAME, Frame, MediaTime, SampleRate};
-use crate::media::g711;
 use crate::media::packet::{Codec, Packet};
 use crate::media::playout::{ClipId, Playout, Sent};
 use crate::media::resample::Resampler;
@@ -59,7 +59,10 @@ pub struct Egress {
     resampler: Option<(SampleRate, Resampler)>,
     resampled: Vec<i16>,
     frame: Frame,
+    encoder: Encoder,
     encoded: Vec<u8>,
+    /// To the recording's 8 kHz, where the leg has more.
+    narrow: Option<(Resampler, Vec<i16>)>,
     held: bool,
     /// When the next frame is to sound; `None` while nothing plays.
     due: Option<Instant>,
@@ -87,6 +90,11 @@ impl Egress {
             resampler: None,
             resampled: Vec::new(),
             frame: Frame::silence(codec.rate()),
+            encoder: Encoder::new(codec),
+            narrow: (codec.rate() != SampleRate::HZ_8000)
+                .then(|| Resampler::new(codec.rate(), SampleRate::HZ_8000).ok())
+                .flatten()
+                .map(|made| (made, Vec::with_capacity(2 * SampleRate::HZ_8000.frame_len()))),
             encoded: Vec::with_capacity(Packet::MAX),
             held: false,
             due: None,
@@ -205,9 +213,15 @@ impl Egress {
                 self.loudness.pop_front();
             }
             self.loudness.push_back((due, self.frame.level_dbfs()));
-            recorder.agent(due, &self.frame.samples);
-            self.encoded.clear();
-            g711::encode_into(self.codec, &self.frame.samples, &mut self.encoded);
+            match &mut self.narrow {
+                None => recorder.agent(due, &self.frame.samples),
+                Some((to_narrow, samples)) => {
+                    samples.clear();
+                    to_narrow.process_frame(&self.frame.samples, samples);
+                    recorder.agent(due, samples);
+                }
+            }
+            self.encoder.encode(&self.frame.samples, &mut self.encoded);
             if let Some(packet) = Packet::new(self.codec, self.sent, &self.encoded) {
                 send(commands, LegCommand::Audio(packet));
             }

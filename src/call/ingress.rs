@@ -1,15 +1,18 @@
-//! The caller's way in: packets in order, decoded, judged by the voice detector 20 ms at a time, resampled for
-//! recognition. Nothing here allocates once a call runs.
+//! The caller's way in: packets in order, decoded at their codec's rate, judged by the voice detector 20 ms at a time,
+//! resampled for recognition. Nothing here allocates once a call runs; a codec that changes in its midst does once.
+//!
+//! A leg whose packets come in order and in time is heard on arrival. One with a jitter buffer is heard by the clock:
+//! 20 ms are due every 20 ms, and what is not there is concealed.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::conversation::settings::TurnSettings;
 use crate::conversation::turn::Heard;
+use crate::media::codec::Decoder;
 use crate::media::dtmf::DtmfDetector;
 use crate::media::frame::{FRAME, SampleRate, level_dbfs};
-use crate::media::g711;
-use crate::media::jitter::{JitterBuffer, JitterConfig};
+use crate::media::jitter::{JitterBuffer, JitterConfig, Pull};
 use crate::media::packet::{Codec, Packet};
 use crate::media::resample::{ResampleError, Resampler};
 use crate::media::vad::{Detector, GateSettings, PACKET, SpeechGate, VadError, VoiceDetector};
@@ -19,6 +22,10 @@ use crate::speech::stt::AudioChunk;
 const STALL: Duration = Duration::from_millis(200);
 /// Without packets for so long, the leg has failed.
 const DEAD: Duration = Duration::from_secs(10);
+/// A tick that comes later than this makes up for no more: a task that stood still has not heard what it missed.
+const CATCH_UP: Duration = Duration::from_millis(500);
+/// The longest packet at 16 kHz, 120 ms, and a frame that waits before it.
+const LONGEST: usize = 1_920 + 320;
 /// What became of 20 ms of the caller.
 #[derive(Clone, Copy, Debug)]
 pub struct Judged {
@@ -37,11 +44,16 @@ pub enum IngressError {
 }
 
 pub struct Ingress {
-    codec: Codec,
+    decoder: Decoder,
     jitter: JitterBuffer,
+    /// When the next 20 ms are due, on a leg that is heard by the clock.
+    due: Option<Instant>,
+    recogniser: SampleRate,
     /// Decoded and not yet judged: less than a frame between packets, unless a packet held more than 20 ms.
     pending: Vec<i16>,
+    /// The frame judged last: at 8 kHz, and as decoded where that is more.
     frame: [i16; PACKET],
+    wide: Option<Wide>,
     detector: Box<dyn VoiceDetector>,
     gate: SpeechGate,
     keys: Option<DtmfDetector>,
@@ -70,6 +82,26 @@ pub struct Ingress {
 
 /// Packets before the start of speech that may hold a weak first consonant.
 const ONSET_PACKETS: usize = 3;
+/// Sound of more than 8 kHz: recognition gets it whole, the detectors and the recording get it narrow.
+struct Wide {
+    frame: Vec<i16>,
+    to_narrow: Resampler,
+    narrow: Vec<i16>,
+}
+
+impl Wide {
+    fn new(rate: SampleRate) -> Result<Option<Self>, ResampleError> {
+        if rate == SampleRate::HZ_8000 {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            frame: Vec::with_capacity(rate.frame_len()),
+            to_narrow: Resampler::new(rate, SampleRate::HZ_8000)?,
+            narrow: Vec::with_capacity(2 * PACKET),
+        }))
+    }
+}
+
 /// Packets of silence in which a caller's speech may go on: stops inside words and between them.
 const HANGOVER: u32 = 10;
 
@@ -85,10 +117,13 @@ impl Ingress {
     ) -> Result<Self, IngressError> {
         let keep = (settings.pre_roll_ms / FRAME.as_millis() as u64) as usize + settings.start_packets as usize;
         Ok(Self {
-            codec,
+            decoder: Decoder::new(codec),
             jitter: JitterBuffer::new(JitterConfig::default()),
-            pending: Vec::with_capacity(4 * PACKET),
+            due: None,
+            recogniser,
+            pending: Vec::with_capacity(LONGEST),
             frame: [0; PACKET],
+            wide: Wide::new(codec.rate())?,
             detector: detector.open()?,
             gate: SpeechGate::new(GateSettings {
                 start_probability: settings.start_probability,
@@ -126,19 +161,100 @@ impl Ingress {
         self.agent_sounds = agent_sounds;
     }
 
-    /// Judges the next 20 ms if they are there.
-    pub fn next(&mut self, now: Instant) -> Option<Judged> {
-        while self.pending.len() < PACKET {
-            let packet = self.jitter.pop_ready(now)?;
-            g711::decode_into(self.codec, packet.payload(), &mut self.pending);
+    /// From here on the leg is heard by the clock, through a jitter buffer; `None` leaves it as it is. For a leg that
+    /// has not been heard yet.
+    pub fn with_jitter(mut self, jitter: Option<JitterConfig>) -> Self {
+        if let Some(config) = jitter {
+            self.jitter = JitterBuffer::new(config);
+            self.due = Some(self.media_now + FRAME);
         }
-        self.frame.copy_from_slice(&self.pending[..PACKET]);
-        self.pending.drain(..PACKET);
+        self
+    }
+
+    /// Judges the next 20 ms if they are there, or due.
+    pub fn next(&mut self, now: Instant) -> Option<Judged> {
+        if let Some(due) = self.due {
+            if now < due {
+                return None;
+            }
+            self.due = Some(if now - due > CATCH_UP { now } else { due } + FRAME);
+            self.fill(now);
+        } else {
+            while self.pending.len() < self.decoder.codec().rate().frame_len() {
+                let packet = self.jitter.pop_ready(now)?;
+                self.decode(&packet);
+            }
+        }
+        self.take_frame();
         Some(self.judge(now))
     }
 
-    /// On a tick: silence in the place of packets that stopped coming. `Err` when the leg is dead.
+    /// Decodes, conceals or leaves silent until a frame is there.
+    fn fill(&mut self, now: Instant) {
+        loop {
+            let rate = self.decoder.codec().rate();
+            let missing = rate.frame_len().saturating_sub(self.pending.len());
+            if missing == 0 {
+                return;
+            }
+            match self.jitter.pull_for(now, rate.duration(missing)) {
+                Pull::Packet(packet) => self.decode(&packet),
+                Pull::Missing => {
+                    let behind = self.jitter.behind_the_gap();
+                    self.decoder.conceal(rate.duration(missing), behind, &mut self.pending);
+                    // A concealer that counts in coarser steps leaves a sample or two.
+                    self.pending.resize(self.pending.len().max(rate.frame_len()), 0);
+                }
+            }
+        }
+    }
+
+    fn decode(&mut self, packet: &Packet) {
+        if packet.codec != self.decoder.codec() && self.change_codec(packet.codec).is_err() {
+            // Both rates were fine when the call began; what cannot be resampled cannot be heard.
+            return;
+        }
+        self.decoder.decode(packet.payload(), &mut self.pending);
+    }
+
+    /// The peer sends another codec from here on.
+    fn change_codec(&mut self, codec: Codec) -> Result<(), ResampleError> {
+        if codec.rate() != self.decoder.codec().rate() {
+            self.resampler = Resampler::new(codec.rate(), self.recogniser)?;
+            self.wide = Wide::new(codec.rate())?;
+            self.pending.clear();
+        }
+        self.decoder = Decoder::new(codec);
+        Ok(())
+    }
+
+    /// Moves the first 20 ms of what waits into the frame.
+    fn take_frame(&mut self) {
+        match &mut self.wide {
+            None => {
+                self.frame.copy_from_slice(&self.pending[..PACKET]);
+                self.pending.drain(..PACKET);
+            }
+            Some(wide) => {
+                let length = self.decoder.codec().rate().frame_len();
+                wide.frame.clear();
+                wide.frame.extend(self.pending.drain(..length));
+                wide.narrow.clear();
+                wide.to_narrow.process_frame(&wide.frame, &mut wide.narrow);
+                // The first block of a resampler can be short: silence before the sound.
+                let made = wide.narrow.len().min(PACKET);
+                self.frame[..PACKET - made].fill(0);
+                self.frame[PACKET - made..].copy_from_slice(&wide.narrow[wide.narrow.len() - made..]);
+            }
+        }
+    }
+
+    /// On a tick: silence in the place of packets that stopped coming. `Err` when the leg is dead. A leg that is heard by
+    /// the clock has had its silence already, and its transport knows whether it is held or dead.
     pub fn stalled(&mut self, now: Instant) -> Result<Option<Judged>, NoMedia> {
+        if self.due.is_some() {
+            return Ok(None);
+        }
         let quiet = now.duration_since(self.last_packet);
         if quiet >= DEAD {
             return Err(NoMedia);
@@ -147,6 +263,10 @@ impl Ingress {
             return Ok(None);
         }
         self.frame.fill(0);
+        if let Some(wide) = &mut self.wide {
+            wide.frame.clear();
+            wide.frame.resize(self.decoder.codec().rate().frame_len(), 0);
+        }
         Ok(Some(self.judge(now)))
     }
 
@@ -166,7 +286,8 @@ impl Ingress {
         }
         self.voiced_before = verdict.voiced;
         self.resampled.clear();
-        self.resampler.process_frame(&self.frame, &mut self.resampled);
+        let sound = self.wide.as_ref().map_or(&self.frame[..], |wide| &wide.frame);
+        self.resampler.process_frame(sound, &mut self.resampled);
         if let Some(chunk) = AudioChunk::new(&self.resampled) {
             if self.pre_roll.len() == self.keep {
                 self.pre_roll.pop_front();
@@ -225,8 +346,122 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::media::codec::Encoder;
     use crate::media::frame::MediaTime;
+    use crate::media::g711;
     use crate::media::wav;
+
+    /// The fixture's voice by way of a codec, packets of `packet_ms`, some lost: starts of speech, and what recognition
+    /// got at 16 kHz.
+    fn by_the_clock(codec: Codec, packet_ms: u64, lost: fn(usize) -> bool) -> (usize, Vec<i16>) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("audio-fixtures/booking/01.wav");
+        let voice = wav::read(&path).expect("a shipped fixture");
+        let mut sound = Vec::new();
+        Resampler::new(voice.rate, codec.rate()).expect("rates of a call").push(&voice.samples, &mut sound);
+        let (mut encoder, mut bytes, mut stream) = (Encoder::new(codec), Vec::new(), Vec::new());
+        let settings = TurnSettings::default();
+        let (t0, rate) = (Instant::now(), SampleRate::HZ_16000);
+        let mut ingress = Ingress::new(t0, codec, rate, &settings, false, Detector::Offhook)
+            .expect("opens")
+            .with_jitter(Some(JitterConfig::RTP));
+        let mut packets = Vec::new();
+        for (n, frame) in sound.chunks_exact(codec.rate().frame_len()).enumerate() {
+            encoder.encode(frame, &mut bytes);
+            if codec.bytes_per_ms().is_some() {
+                stream.extend(&bytes);
+            } else {
+                packets.push(Packet::new(codec, MediaTime::from_millis(20 * n as u64), &bytes).expect("fits"));
+            }
+        }
+        for (n, payload) in stream.chunks(8 * packet_ms as usize).enumerate() {
+            packets.push(Packet::new(codec, MediaTime::from_millis(packet_ms * n as u64), payload).expect("fits"));
+        }
+        let (mut starts, mut heard, mut ticks) = (0, Vec::new(), 0);
+        let end = packets.last().map_or(0, |packet| packet.at.as_millis());
+        let mut packets = packets.into_iter().enumerate().peekable();
+        for now in (0..=end).map(Duration::from_millis) {
+            while let Some((n, packet)) = packets.next_if(|(_, packet)| packet.at.since_start() <= now) {
+                if !lost(n) {
+                    ingress.push(t0 + now, packet);
+                }
+            }
+            while let Some(judged) = ingress.next(t0 + now) {
+                ticks += 1;
+                starts += usize::from(judged.heard.started);
+                heard.extend_from_slice(ingress.newest().expect("a chunk").samples());
+            }
+        }
+        assert_eq!(ticks, end / 20, "20 ms are heard every 20 ms");
+        (starts, heard)
+    }
+
+    #[test]
+    fn every_codec_is_heard_by_the_clock_whatever_its_packets() {
+        let (starts, plain) = by_the_clock(Codec::Pcmu, 20, |_| false);
+        assert!(starts > 0);
+        for (codec, packet_ms) in [
+            (Codec::Pcma, 10),
+            (Codec::Pcmu, 30),
+            (Codec::Pcma, 40),
+            (Codec::G722, 60),
+            (Codec::G722, 20),
+            (Codec::Opus, 20),
+        ] {
+            for lost in [(|_| false) as fn(usize) -> bool, |n| n % 10 == 7] {
+                let (starts, heard) = by_the_clock(codec, packet_ms, lost);
+                assert!(starts > 0, "{codec:?} at {packet_ms} ms");
+                let off = (level_dbfs(&heard) - level_dbfs(&plain)).abs();
+                assert!(off < 1.5, "{codec:?} at {packet_ms} ms: {off} dB off");
+            }
+        }
+    }
+
+    #[test]
+    fn a_codec_that_changes_in_mid_call_is_followed() {
+        let settings = TurnSettings::default();
+        let (t0, rate) = (Instant::now(), SampleRate::HZ_16000);
+        let mut ingress = Ingress::new(t0, Codec::Pcmu, rate, &settings, true, Detector::Offhook)
+            .expect("opens")
+            .with_jitter(Some(JitterConfig::RTP));
+        let (mut keys, mut bytes) = (String::new(), Vec::new());
+        for (part, codec) in [Codec::Pcmu, Codec::G722, Codec::Opus, Codec::Pcma].into_iter().enumerate() {
+            let (mut encoder, mut pcm) = (Encoder::new(codec), Vec::new());
+            crate::media::dtmf::append_tone('5', codec.rate(), codec.rate().frame_len() * 6, -12.0, &mut pcm);
+            pcm.resize(codec.rate().frame_len() * 20, 0);
+            for (n, frame) in pcm.chunks_exact(codec.rate().frame_len()).enumerate() {
+                let at = 20 * (20 * part + n) as u64;
+                let now = t0 + Duration::from_millis(at);
+                encoder.encode(frame, &mut bytes);
+                ingress.push(now, Packet::new(codec, MediaTime::from_millis(at), &bytes).expect("fits"));
+                while let Some(judged) = ingress.next(now) {
+                    keys.extend(judged.key);
+                }
+            }
+        }
+        assert_eq!(keys, "5555");
+    }
+
+    #[test]
+    fn a_leg_by_the_clock_is_silent_without_packets_and_never_dead() {
+        let settings = TurnSettings::default();
+        let (t0, rate) = (Instant::now(), SampleRate::HZ_16000);
+        let mut ingress = Ingress::new(t0, Codec::Pcma, rate, &settings, false, Detector::Offhook)
+            .expect("opens")
+            .with_jitter(Some(JitterConfig::RTP));
+        let mut judged = 0;
+        for tick in 0..1000 {
+            let now = t0 + FRAME * tick;
+            while ingress.next(now).is_some() {
+                judged += 1;
+                assert!(ingress.frame().iter().all(|&sample| sample == 0));
+            }
+            assert!(matches!(ingress.stalled(now), Ok(None)));
+        }
+        assert_eq!(judged, 999);
+        // A task that stood still for a minute does not judge a minute at once.
+        let later = t0 + Duration::from_secs(80);
+        assert_eq!(std::iter::from_fn(|| ingress.next(later)).count(), 1);
+    }
 
     /// Starts of speech in the fixture's voice, played with this gain while echo below `echo_dbfs` is expected.
     fn starts(gain: f32, echo_dbfs: f32) -> usize {

@@ -1,5 +1,12 @@
-//! Puts packets in order of media time and hands them out: at once on an ordered transport (target 0), or held back by a
-//! target that absorbs the network's jitter. Bounded; what it drops it counts. It does not conceal and does not decode.
+//! Puts packets in order of media time and hands them out: at once on an ordered transport (target 0), held back by a
+//! fixed target, or by one that follows the jitter it measures. Bounded; what it drops it counts. It does not conceal and
+//! does not decode.
+//!
+//! The adaptive way. Delay is what the buffer holds; it grows by waiting and shrinks by leaving out. A tick on which the
+//! next packet is not there is concealed without giving its place up: if it still comes, all that follows is heard 20 ms
+//! later, which is the delay that was missing; if it does not, its place has had its sound and is passed for free. Only
+//! when the buffer already holds the target, the place is given up at once. Delay that was never used in four seconds is
+//! taken out again, silence first. Clocks that drift apart show as one or the other.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -35,13 +42,80 @@ pub struct JitterConfig {
     /// How long packets are held so that late ones can overtake, in ms. 0 (the default) suits websockets, whose order is
     /// guaranteed; each ms is a ms of delay.
     pub target_ms: u32,
+    /// The target may grow up to here as jitter does, in ms, and falls back to `target_ms`. 0 (the default): it is
+    /// fixed. A larger value loses fewer packets on a bad network and makes the caller wait longer for an answer.
+    pub adaptive_ms: u32,
     /// Audio held at most, in ms; beyond it the oldest is dropped.
     pub max_ms: u32,
 }
 
 impl Default for JitterConfig {
     fn default() -> Self {
-        Self { target_ms: 0, max_ms: 500 }
+        Self { target_ms: 0, adaptive_ms: 0, max_ms: 500 }
+    }
+}
+
+impl JitterConfig {
+    /// For RTP over the internet: 20 to 200 ms.
+    pub const RTP: Self = Self { target_ms: 20, adaptive_ms: 200, max_ms: 500 };
+}
+
+/// Pulls in which delay must have been of no use before it is taken out, when the target adapts: four seconds.
+const ADAPTIVE_WINDOW: u32 = 200;
+/// Delay above what is needed that is left alone then: the tick's phase and one short packet.
+const ADAPTIVE_SLACK: Duration = Duration::from_millis(30);
+/// Without a packet for so long, the next one begins a new spurt and is held for the target again.
+const SPURT: Duration = Duration::from_millis(100);
+
+/// How late packets come, measured: the delay above the shortest of the last seconds that all but a few stay under.
+#[derive(Debug)]
+struct Spread {
+    least: Duration,
+    most: Duration,
+    origin: Option<Instant>,
+    /// The shortest way of this stretch and of the one before, ns on an axis of its own; several stretches follow drift.
+    shortest: [i64; 2],
+    stretch: u32,
+    /// Grows at once, falls by half in four seconds.
+    estimate: f64,
+}
+
+/// On top of the estimate, which a few packets exceed.
+const MARGIN: Duration = Duration::from_millis(10);
+/// Packets of one stretch: five seconds of 20 ms.
+const STRETCH: u32 = 250;
+
+impl Spread {
+    fn new(least: Duration, most: Duration) -> Self {
+        Self { least, most, origin: None, shortest: [i64::MAX; 2], stretch: 0, estimate: 0.0 }
+    }
+
+    fn on_packet(&mut self, now: Instant, at: MediaTime) {
+        let origin = *self.origin.get_or_insert(now);
+        let way = now.saturating_duration_since(origin).as_nanos() as i64 - at.since_start().as_nanos() as i64;
+        self.stretch += 1;
+        if self.stretch == STRETCH {
+            self.stretch = 0;
+            self.shortest = [i64::MAX, self.shortest[0]];
+        }
+        self.shortest[0] = self.shortest[0].min(way);
+        // An outage is not jitter: no buffer is meant to bridge it.
+        let late = way.saturating_sub(self.shortest[0].min(self.shortest[1])).min(self.most.as_nanos() as i64) as f64;
+        if late > self.estimate {
+            self.estimate += (late - self.estimate) * 0.5;
+        } else {
+            self.estimate *= 0.9965;
+        }
+    }
+
+    fn target(&self) -> Duration {
+        (Duration::from_nanos(self.estimate as u64) + MARGIN).clamp(self.least, self.most.max(self.least))
+    }
+
+    /// Times of the sender mean something else from here on.
+    fn restart(&mut self) {
+        self.origin = None;
+        self.shortest = [i64::MAX; 2];
     }
 }
 
@@ -94,6 +168,11 @@ pub struct JitterBuffer {
     /// Delay found to be of no use, and whether speech may still be cut for it in this second.
     spare: Duration,
     may_cut: bool,
+    spread: Option<Spread>,
+    /// Time concealed without a place having been given up for it.
+    credit: Duration,
+    /// Where the sound made on the last tick without a packet ends.
+    concealed_to: Option<MediaTime>,
     counters: JitterCounters,
 }
 
@@ -102,7 +181,8 @@ impl JitterBuffer {
         let target = Duration::from_millis(u64::from(config.target_ms));
         Self {
             target,
-            max: Duration::from_millis(u64::from(config.max_ms)).max(target + SLACK),
+            max: Duration::from_millis(u64::from(config.max_ms))
+                .max(target.max(Duration::from_millis(u64::from(config.adaptive_ms))) + SLACK),
             held: VecDeque::with_capacity(MAX_PACKETS + 1),
             next: None,
             passed: VecDeque::with_capacity(REMEMBERED),
@@ -113,8 +193,17 @@ impl JitterBuffer {
             pulls: 0,
             spare: Duration::ZERO,
             may_cut: false,
+            spread: (config.adaptive_ms > 0)
+                .then(|| Spread::new(target, Duration::from_millis(u64::from(config.adaptive_ms)))),
+            credit: Duration::ZERO,
+            concealed_to: None,
             counters: JitterCounters::default(),
         }
+    }
+
+    /// The delay that is aimed at.
+    pub fn target(&self) -> Duration {
+        self.target
     }
 
     pub fn counters(&self) -> JitterCounters {
@@ -137,13 +226,14 @@ impl JitterBuffer {
         if packet.payload().is_empty() {
             return;
         }
+        self.follow(now, packet.at);
         if let Some(next) = self.next {
             let passed = packet.at + SLOP < next || self.passed.back().is_some_and(|&last| packet.at <= last);
             if passed && !self.takes_restart(&packet, next) {
                 return;
             }
             let newest = self.held.back().map_or(next, |held| held.packet.at);
-            if packet.at - newest > JUMP {
+            if self.spread.is_none() && packet.at - newest > JUMP {
                 self.restart();
             }
         }
@@ -170,6 +260,15 @@ impl JitterBuffer {
 
     /// One packet for a 20 ms tick, in order of media time.
     pub fn pull(&mut self, now: Instant) -> Pull {
+        self.pull_for(now, FRAME)
+    }
+
+    /// One packet for a tick that has `wanted` of sound to fill; pulled again while packets are shorter. On `Missing` the
+    /// caller conceals all of `wanted`.
+    pub fn pull_for(&mut self, now: Instant, wanted: Duration) -> Pull {
+        if self.spread.is_some() {
+            return self.pull_adaptive(now, wanted);
+        }
         let Some(front) = self.held.front() else {
             // A stall: the place is kept, so that what was only delayed is still heard.
             self.measure(Duration::ZERO);
@@ -193,6 +292,100 @@ impl JitterBuffer {
         self.measure(self.held());
         self.drain();
         self.take_front().map_or(Pull::Missing, Pull::Packet)
+    }
+
+    /// The packet right behind the sound that the last `Missing` asked for: it may carry the means to repair it.
+    pub fn behind_the_gap(&self) -> Option<&Packet> {
+        let front = &self.held.front()?.packet;
+        let from = self.concealed_to?;
+        (front.at.max(from) - front.at.min(from) <= SLOP).then_some(front)
+    }
+
+    fn pull_adaptive(&mut self, now: Instant, wanted: Duration) -> Pull {
+        loop {
+            let Some(front) = self.held.front() else {
+                if self.next.is_some() {
+                    self.measure(Duration::ZERO);
+                }
+                return self.missing(wanted);
+            };
+            if self.credit >= SPURT && self.next.is_none_or(|next| front.packet.at > next + SLOP) {
+                self.started = false;
+            }
+            if !self.started {
+                if self.held() < self.target && now.saturating_duration_since(front.arrived) < self.target {
+                    return self.missing(wanted);
+                }
+                self.started = true;
+            }
+            let gap = self.next.map_or(Duration::ZERO, |next| front.packet.at - next);
+            if gap > SLOP {
+                // What has been concealed already needs no second time.
+                if self.credit >= gap.min(wanted) {
+                    let passed = self.credit.min(gap);
+                    self.pass(passed);
+                    self.credit -= passed;
+                    continue;
+                }
+                if self.span() >= self.target {
+                    self.measure(self.held());
+                    self.pass(gap.min(wanted));
+                    self.credit += wanted.saturating_sub(gap);
+                    self.concealed_to = self.next;
+                    return Pull::Missing;
+                }
+                return self.missing(wanted);
+            }
+            self.credit = Duration::ZERO;
+            self.concealed_to = None;
+            self.measure(self.held());
+            self.drain_adaptive();
+            return self.take_front().map_or(Pull::Missing, Pull::Packet);
+        }
+    }
+
+    /// A tick is concealed, and what comes in its place is still welcome.
+    fn missing(&mut self, wanted: Duration) -> Pull {
+        self.credit += wanted;
+        self.concealed_to = self.next.map(|next| next + self.credit);
+        Pull::Missing
+    }
+
+    /// Gives up the places of this much time.
+    fn pass(&mut self, time: Duration) {
+        self.next = self.next.map(|next| next + time);
+        self.counters.lost += (time.as_millis() as u64).div_ceil(FRAME.as_millis() as u64);
+    }
+
+    /// From the next place to the end of the newest packet: what may still come late and be heard.
+    fn span(&self) -> Duration {
+        let (Some(front), Some(back)) = (self.held.front(), self.held.back()) else { return Duration::ZERO };
+        let from = self.next.map_or(front.packet.at, |next| next.min(front.packet.at));
+        back.packet.at + back.packet.duration() - from
+    }
+
+    /// Follows the measured jitter with the target.
+    fn follow(&mut self, now: Instant, at: MediaTime) {
+        if let Some(spread) = &mut self.spread {
+            spread.on_packet(now, at);
+            self.target = spread.target();
+        }
+    }
+
+    /// Takes unused delay out: a silent packet at once, speech once in four seconds and only for much.
+    fn drain_adaptive(&mut self) {
+        let Some(front) = self.held.front() else { return };
+        let length = front.packet.duration();
+        if self.held.len() < 2 || self.spare < length {
+            return;
+        }
+        let cut = self.may_cut && self.spare > 2 * ADAPTIVE_SLACK;
+        if is_silent(&front.packet) || cut {
+            self.spare = self.spare.saturating_sub(length);
+            self.may_cut = false;
+            self.counters.drained += 1;
+            self.take_front();
+        }
     }
 
     /// Hands out the first packet; places skipped before it are lost.
@@ -233,6 +426,10 @@ impl JitterBuffer {
     }
 
     fn restart(&mut self) {
+        if let Some(spread) = &mut self.spread {
+            spread.restart();
+        }
+        self.credit = Duration::ZERO;
         self.counters.restarts += 1;
         self.counters.overflow += self.held.len() as u64;
         self.held.clear();
@@ -247,8 +444,12 @@ impl JitterBuffer {
     fn measure(&mut self, held: Duration) {
         self.least_held = self.least_held.min(held);
         self.pulls += 1;
-        if self.pulls == WINDOW {
-            self.spare = self.least_held.saturating_sub(self.target + SLACK);
+        let (window, needed) = match self.spread {
+            Some(_) => (ADAPTIVE_WINDOW, ADAPTIVE_SLACK),
+            None => (WINDOW, self.target + SLACK),
+        };
+        if self.pulls == window {
+            self.spare = self.least_held.saturating_sub(needed);
             self.pulls = 0;
             self.least_held = Duration::MAX;
             self.may_cut = true;
@@ -272,7 +473,11 @@ impl JitterBuffer {
     }
 }
 
+/// Of G.711 only: other codecs would have to be decoded first, and what they hold counts as speech.
 fn is_silent(packet: &Packet) -> bool {
+    if !packet.codec.is_g711() {
+        return false;
+    }
     let payload = packet.payload();
     let sum: i32 = payload.iter().map(|&code| i32::from(g711::decode(packet.codec, code)).abs()).sum();
     sum <= SILENT * payload.len() as i32
@@ -299,7 +504,7 @@ mod tests {
     }
 
     fn buffer(target_ms: u32) -> JitterBuffer {
-        JitterBuffer::new(JitterConfig { target_ms, max_ms: 500 })
+        JitterBuffer::new(JitterConfig { target_ms, adaptive_ms: 0, max_ms: 500 })
     }
 
     fn ready(buffer: &mut JitterBuffer, now: Instant) -> Vec<u64> {
@@ -467,6 +672,122 @@ mod tests {
         assert_eq!((jitter.counters().late, jitter.counters().lost), (0, 0));
     }
 
+    /// A network that delays each packet by up to `jitter_ms`, loses some, and ticks at the receiver: what was heard.
+    struct Line {
+        jitter: JitterBuffer,
+        heard: Vec<u64>,
+        /// Ticks without a packet, after the first packet.
+        holes: u32,
+        /// From sending to hearing, of the newest packet.
+        delay: Duration,
+    }
+
+    fn line(packets: u64, jitter_ms: u64, loss_percent: u64, drift_ppm: i64) -> Line {
+        // SplitMix64: the same line on every run.
+        let mut state = 7_u64;
+        let mut random = move |below: u64| {
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            (z ^ (z >> 31)) % below.max(1)
+        };
+        let sent_at =
+            |n: u64| Duration::from_nanos((20_000_000 * n as i64 * (1_000_000 + drift_ppm) / 1_000_000) as u64);
+        let mut arrivals: Vec<(Duration, u64)> = (0..packets)
+            .filter_map(|n| (random(100) >= loss_percent).then(|| (sent_at(n) + ms(random(jitter_ms + 1)), n)))
+            .collect();
+        arrivals.sort();
+        let t0 = Instant::now();
+        let mut line =
+            Line { jitter: JitterBuffer::new(JitterConfig::RTP), heard: Vec::new(), holes: 0, delay: Duration::ZERO };
+        let mut arrivals = arrivals.into_iter().peekable();
+        for tick in 0..packets {
+            let now = ms(20 * tick + 3);
+            while let Some((at, n)) = arrivals.next_if(|(at, _)| *at <= now) {
+                // One second of speech, one of silence.
+                let make = if n / 50 % 2 == 0 { packet } else { silence };
+                line.jitter.push(t0 + at, make(20 * n));
+            }
+            match pulled(&mut line.jitter, t0 + now) {
+                Some(at) => {
+                    line.heard.push(at);
+                    line.delay = now.saturating_sub(sent_at(at / 20));
+                }
+                None => line.holes += u32::from(!line.heard.is_empty()),
+            }
+        }
+        line
+    }
+
+    #[test]
+    fn on_a_good_network_the_delay_is_short() {
+        let line = line(2000, 3, 0, 0);
+        assert_eq!((line.holes, line.jitter.counters().lost), (0, 0));
+        assert!(line.delay <= ms(45), "{:?}", line.delay);
+    }
+
+    #[test]
+    fn jitter_is_learnt_and_then_hardly_anything_is_late() {
+        let line = line(3000, 60, 0, 0);
+        let counters = line.jitter.counters();
+        assert!(counters.late < 30, "{counters:?}");
+        assert!((ms(40)..=ms(75)).contains(&line.jitter.target()), "{:?}", line.jitter.target());
+        assert!(line.delay <= ms(130), "{:?}", line.delay);
+        assert!(line.heard.is_sorted(), "in order");
+    }
+
+    #[test]
+    fn losses_cost_their_own_time_and_no_more() {
+        let line = line(3000, 60, 10, 0);
+        let counters = line.jitter.counters();
+        assert!(counters.received > 2600 && counters.late < 60, "{counters:?}");
+        assert!(line.heard.len() as u64 + counters.drained + 60 > counters.received, "{counters:?}");
+        assert!(line.delay <= ms(150), "{:?}", line.delay);
+    }
+
+    #[test]
+    fn clocks_that_drift_apart_keep_the_delay_where_it_was() {
+        // 0.1 % is ten times what telephones are allowed; 2,000 packets drift by 40 ms.
+        for drift in [-1000, 1000] {
+            let line = line(10_000, 10, 0, drift);
+            let counters = line.jitter.counters();
+            assert!(line.delay <= ms(100), "{drift}: {:?}", line.delay);
+            assert!(counters.late < 20 && counters.overflow == 0, "{drift}: {counters:?}");
+            assert!(line.holes < 40 && counters.drained < 40, "{drift}: {} holes, {counters:?}", line.holes);
+        }
+    }
+
+    #[test]
+    fn silence_that_is_not_sent_takes_its_time_and_adds_none() {
+        let (mut jitter, t0) = (JitterBuffer::new(JitterConfig::RTP), Instant::now());
+        let mut heard = Vec::new();
+        for tick in 0..1000_u64 {
+            let now = t0 + ms(20 * tick);
+            if tick % 100 < 30 {
+                jitter.push(now, packet(20 * tick));
+            }
+            heard.extend(pulled(&mut jitter, now).map(|at| (20 * tick - at) as u32));
+        }
+        assert_eq!(heard.len(), 300, "all of it");
+        assert!(heard.iter().all(|delay| *delay <= 40), "{heard:?}");
+    }
+
+    #[test]
+    fn the_packet_behind_a_single_loss_is_at_hand_to_repair_it() {
+        let config = JitterConfig { target_ms: 40, ..JitterConfig::RTP };
+        let (mut jitter, t0) = (JitterBuffer::new(config), Instant::now());
+        let mut repaired = Vec::new();
+        for tick in 0..20_u64 {
+            let now = t0 + ms(20 * tick);
+            if tick % 5 != 3 {
+                jitter.push(now, packet(20 * tick));
+            }
+            if pulled(&mut jitter, now).is_none() && tick > 2 {
+                repaired.push(jitter.behind_the_gap().map(|packet| packet.at.as_millis()));
+            }
+        }
+        assert_eq!(repaired, [80, 180, 280, 380].map(Some));
+    }
+
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Push(u64),
@@ -477,7 +798,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_arrives_comes_out_in_order_once_and_bounded(
-            target in prop::sample::select(vec![0_u32, 40, 120]),
+            (target, adaptive_ms) in prop::sample::select(vec![(0_u32, 0_u32), (40, 0), (120, 0), (20, 200)]),
             steps in prop::collection::vec(
                 prop_oneof![
                     3 => (0_u64..45).prop_map(|n| Step::Push(20 * n)),
@@ -487,7 +808,8 @@ mod tests {
                 1..300,
             ),
         ) {
-            let (mut jitter, t0) = (buffer(target), Instant::now());
+            let config = JitterConfig { target_ms: target, adaptive_ms, max_ms: 500 };
+            let (mut jitter, t0) = (JitterBuffer::new(config), Instant::now());
             let mut last = None;
             let mut out = 0;
             for (n, step) in steps.into_iter().enumerate() {

@@ -394,6 +394,10 @@ impl Provider for Binotel {
         self.read_history(query).boxed()
     }
 
+    fn number(&self, written: &str) -> PhoneNumber {
+        numbers::from_binotel(written)
+    }
+
     fn recording<'a>(&'a self, provider_call: &'a str) -> Answer<'a, Option<RecordingLink>> {
         self.find_recording(provider_call).boxed()
     }

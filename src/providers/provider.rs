@@ -119,6 +119,11 @@ pub trait Provider: Send + Sync {
         unsupported("give recordings")
     }
 
+    /// A number as this provider writes it in SIP headers, in the form that its webhooks and history have here.
+    fn number(&self, written: &str) -> PhoneNumber {
+        PhoneNumber::new(written)
+    }
+
     /// What a person types into the provider's cabinet so that its webhooks come to `url`, one step a line. Empty where
     /// `prepare_line` writes them.
     fn instructions(&self, _url: &str) -> Vec<String> {

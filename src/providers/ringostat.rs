@@ -28,6 +28,7 @@ use crate::providers::provider::{
 };
 use crate::providers::rest::ProviderError;
 use crate::providers::sip::{self, SipSettings};
+use crate::telephony::PhoneNumber;
 
 const API: &str = "https://api.ringostat.net";
 const ZONE: &str = "Europe/Kyiv";
@@ -403,6 +404,10 @@ impl Provider for Ringostat {
 
     fn history<'a>(&'a self, query: &'a HistoryQuery) -> Answer<'a, HistoryPage> {
         self.read_history(query).boxed()
+    }
+
+    fn number(&self, written: &str) -> PhoneNumber {
+        events::side(written).unwrap_or_default()
     }
 
     fn recording<'a>(&'a self, provider_call: &'a str) -> Answer<'a, Option<RecordingLink>> {

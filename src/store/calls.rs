@@ -114,6 +114,10 @@ pub struct Interruptions {
 /// `provider_status` of a call that webhooks told of and the provider's log does not know.
 pub const NOT_IN_LOG: &str = "not in the call log";
 
+const ADD_NAME: &str = "INSERT INTO call_alias (integration_id, provider_call, call_id)
+    SELECT $2, $3, c.id FROM call c WHERE c.company_id = $1 AND c.id = $4
+    ON CONFLICT (integration_id, provider_call) DO NOTHING";
+
 const PARTIES: [Party; 5] = [Party::Caller, Party::Agent, Party::Operator, Party::Carrier, Party::System];
 const DIRECTIONS: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
 
@@ -493,8 +497,9 @@ impl Store {
         Ok(row.map(|(id,)| CallId::from(id)))
     }
 
-    /// The newest call of this line with this number (on either side) that began within `window` of `around`, to match
-    /// what comes without an id that is known (DESIGN §1: within 60 s). Without a line, only a call that we have made.
+    /// The newest call of this line with this number (on either side) that began within `window` of `around` and whose
+    /// provider's id is not known yet, to match what comes with an id that is new (DESIGN §1: within 60 s). Without a
+    /// line, only a call that we have made.
     pub async fn recent_call(
         &self,
         company: Uuid,
@@ -507,7 +512,7 @@ impl Store {
         let row: Option<(Uuid,)> = self
             .db
             .first(
-                "SELECT id FROM call WHERE company_id = $1 AND integration_id = $2
+                "SELECT id FROM call WHERE company_id = $1 AND integration_id = $2 AND provider_call = ''
                  AND (line = $3 OR ($3 IS NULL AND direction = 'outbound'))
                  AND (caller = $4 OR callee = $4) AND started_at >= $5 AND started_at <= $6 ORDER BY id DESC LIMIT 1",
                 args![company, integration, line, number, around - window, around + window],
@@ -516,8 +521,20 @@ impl Store {
         Ok(row.map(|(id,)| CallId::from(id)))
     }
 
-    /// Another name for a call, the provider's own where it had none. `false`: no such call at this company, or the name is
-    /// another call's.
+    /// A name that a call has with us and not with its provider. `false`: as in `add_alias`.
+    pub async fn add_name(
+        &self,
+        company: Uuid,
+        integration: Uuid,
+        name: &str,
+        call: CallId,
+    ) -> Result<bool, StoreError> {
+        let added = self.db.execute(ADD_NAME, args![company, integration, name, call.uuid()]).await?;
+        Ok(added > 0)
+    }
+
+    /// Another name for a call; its first is the one that its provider is asked by. `false`: no such call at this company,
+    /// or the name is another call's.
     pub async fn add_alias(
         &self,
         company: Uuid,
@@ -526,14 +543,7 @@ impl Store {
         call: CallId,
     ) -> Result<bool, StoreError> {
         let mut tx = self.db.write().await?;
-        let added = tx
-            .execute(
-                "INSERT INTO call_alias (integration_id, provider_call, call_id)
-                 SELECT $2, $3, c.id FROM call c WHERE c.company_id = $1 AND c.id = $4
-                 ON CONFLICT (integration_id, provider_call) DO NOTHING",
-                args![company, integration, provider_call, call.uuid()],
-            )
-            .await?;
+        let added = tx.execute(ADD_NAME, args![company, integration, provider_call, call.uuid()]).await?;
         if added > 0 {
             tx.execute(
                 "UPDATE call SET provider_call = $3 WHERE company_id = $1 AND id = $2 AND provider_call = ''",
@@ -616,15 +626,14 @@ impl Store {
         let mut tx = self.db.write().await?;
         let noted = tx
             .execute(
-                "UPDATE call SET talk_s = COALESCE($4, talk_s),
+                "UPDATE call SET talk_s = COALESCE($4, talk_s), seen_at = $6,
                      provider_status = CASE WHEN $7 = 0 AND ended_at IS NOT NULL THEN COALESCE(provider_status, $3)
                          ELSE COALESCE($3, provider_status) END,
                      answered_by = CASE WHEN $7 = 0 AND ended_at IS NOT NULL THEN COALESCE(answered_by, $5)
                          ELSE COALESCE($5, answered_by) END,
                      line = CASE WHEN line = '' AND EXISTS (SELECT 1 FROM line l
                          WHERE l.integration_id = call.integration_id AND l.number = $5) THEN $5 ELSE line END,
-                     outcome = CASE WHEN outcome = 'answered' AND $5 LIKE 'machine%' THEN 'voicemail' ELSE outcome END,
-                     seen_at = $6
+                     outcome = CASE WHEN outcome = 'answered' AND $5 LIKE 'machine%' THEN 'voicemail' ELSE outcome END
                  WHERE company_id = $1 AND id = $2",
                 args![
                     company,

@@ -4,6 +4,7 @@
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::media::jitter::JitterConfig;
 use crate::media::packet::{Codec, Packet};
 use crate::telephony::CallEnd;
 
@@ -38,11 +39,13 @@ pub enum LegCommand {
     Mark(u64),
     /// Throw away what the carrier holds and has not played.
     Clear,
+    /// Press a key for the other side: `0-9 * # A-D`. A carrier that has no means for it drops it.
+    Key(char),
 }
 
 /// Two seconds of 20 ms packets. Older audio is no use to a live call: when full, the transport drops and counts.
 pub const LEG_EVENT_QUEUE: usize = 100;
-/// Half a second of audio with its marks. The call paces itself; a full queue means a stuck socket: drop and count.
+/// Half a second of audio with its marks and keys. The call paces itself; a full queue means a stuck socket: drop and count.
 pub const LEG_COMMAND_QUEUE: usize = 64;
 
 /// What the call holds. Dropping it hangs up: the transport's task sees the token and says goodbye.
@@ -50,6 +53,9 @@ pub struct Leg {
     pub codec: Codec,
     /// Look for key tones in the sound: this carrier does not report keys itself.
     pub in_band_keys: bool,
+    /// How packets are put in order and held. `None`: they come in order and in time, and are heard on arrival. With a
+    /// buffer the call hears 20 ms on every tick, and missing media is the transport's to notice.
+    pub jitter: Option<JitterConfig>,
     pub events: mpsc::Receiver<LegEvent>,
     pub commands: mpsc::Sender<LegCommand>,
     /// Cancelled by either side: the call hangs up, or the transport lost its socket.
@@ -72,6 +78,7 @@ impl Leg {
         let leg = Leg {
             codec,
             in_band_keys: false,
+            jitter: None,
             events,
             commands,
             hangup: hangup.clone(),

@@ -187,6 +187,8 @@ impl<S: Socket> TwilioSocket<S> {
                         Some(LegCommand::Audio(packet)) => stream.write_media(&packet, &mut text),
                         Some(LegCommand::Mark(mark)) => stream.write_mark(mark, &mut text),
                         Some(LegCommand::Clear) => stream.write_clear(&mut text),
+                        // A media stream has no message for it.
+                        Some(LegCommand::Key(_)) => continue,
                         None => {
                             commands_open = false;
                             continue;

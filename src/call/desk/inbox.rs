@@ -89,6 +89,7 @@ impl Desk {
         let now = Instant::now();
         inner.dialled.retain(|_, (since, _)| now.duration_since(*since) < DIALLED_LIFE);
         inner.asked.retain(|_, (since, _)| now.duration_since(*since) < DIALLED_LIFE);
+        inner.told.retain(|_, told| told.is_fresh(now));
         let Some(store) = &inner.store else { return 0 };
         let due = match timeout(INBOX_LIMIT, store.take_due(64)).await {
             Ok(Ok(due)) => due,
@@ -195,8 +196,8 @@ impl Inner {
             Some(Direction::Outbound) => &news.to,
             _ => &news.from,
         };
-        let mut found = None;
         let line = news.line.as_deref();
+        let mut found = None;
         // A callback's news may come before anybody knows which line it rings.
         if (line.is_some() || news.direction == Some(Direction::Outbound)) && !peer.as_str().is_empty() {
             found = store.recent_call(company, id, line, peer.as_str(), around, MATCH_WINDOW).await?;
@@ -222,6 +223,7 @@ impl Inner {
                 None => return Ok(()),
             },
         };
+        self.remember_told(integration, call, news, &state);
         let at = At(news.at.unwrap_or_else(clock::now));
         let told = match state {
             CallState::Ringing => ProviderNews { status: Some("ringing".into()), ..ProviderNews::default() },

@@ -9,7 +9,7 @@ use super::{Desk, MAX_DIALLED};
 use crate::agent::phrases::Phrases;
 use crate::call::registry::{CallSetup, Refused};
 use crate::providers;
-use crate::providers::provider::CallNews;
+use crate::providers::provider::{CallNews, CallState};
 use crate::store::directory::{Integration, Line};
 use crate::telephony::{CallId, Direction, EndReason};
 
@@ -82,7 +82,10 @@ impl Desk {
                 directory.lines().filter(|line| line.integration == integration.id).collect();
             lines.sort_by(|a, b| a.number.cmp(&b.number));
             let line = lines.iter().find(|line| line.number == ours).or(lines.first());
-            return line.map_or(Offer::AsItIs, |line| Offer::Route(line.number.clone()));
+            let Some(line) = line else { return Offer::AsItIs };
+            let news = CallNews { line: Some(line.number.clone()), ..news.clone() };
+            inner.remember_told(integration, CallId::new(), &news, &CallState::Ringing);
+            return Offer::Route(line.number.clone());
         }
         let Some(line) = directory.line(integration.id, ours) else { return Offer::NotInService };
         if let Err(refused) = inner.calls.ready() {
