@@ -9,14 +9,14 @@ mod common;
 #[path = "common/whole.rs"]
 mod whole;
 
+#[path = "phones/accounts.rs"]
+mod accounts;
 #[path = "phones/baresip.rs"]
 mod baresip;
 #[path = "phones/kamailio.rs"]
 mod kamailio;
 #[path = "phones/talks.rs"]
 mod talks;
-#[path = "phones/accounts.rs"]
-mod accounts;
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -39,9 +39,8 @@ pub fn free_port() -> u16 {
 
 /// Whether a program is installed; says so where it is not.
 pub fn installed(program: &str) -> bool {
-    let found = std::env::var_os("PATH").is_some_and(|paths| {
-        std::env::split_paths(&paths).any(|folder| folder.join(program).is_file())
-    });
+    let found = std::env::var_os("PATH")
+        .is_some_and(|paths| std::env::split_paths(&paths).any(|folder| folder.join(program).is_file()));
     if !found {
         println!("skipped: no {program}");
     }

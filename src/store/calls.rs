@@ -702,12 +702,11 @@ impl Store {
         let mut tx = self.db.write().await?;
         let noted = tx
             .execute(
-                "UPDATE call SET talk_s = COALESCE($4, talk_s),
+                "UPDATE call SET talk_s = COALESCE($4, talk_s), seen_at = $6,
                      provider_status = CASE WHEN $7 = 0 AND ended_at IS NOT NULL THEN COALESCE(provider_status, $3)
                          ELSE COALESCE($3, provider_status) END,
                      answered_by = CASE WHEN $7 = 0 AND ended_at IS NOT NULL THEN COALESCE(answered_by, $5)
                          ELSE COALESCE($5, answered_by) END,
-                     seen_at = $6,
                      line = CASE WHEN line = '' AND EXISTS (SELECT 1 FROM line l
                          WHERE l.integration_id = call.integration_id AND l.number = $5) THEN $5 ELSE line END,
                      outcome = CASE WHEN outcome = 'answered' AND $5 LIKE 'machine%' THEN 'voicemail' ELSE outcome END

@@ -205,7 +205,11 @@ async fn more_than_thirty_forgeries_are_refused_counted_and_noted(base: Base) {
             assert!(answer.text().await.unwrap().contains("<Stream"));
         }
     }
-    assert_eq!(acme.calls().await.len(), 4);
+    // Twilio's back ends do not agree about the port: one that leaves it out is genuine.
+    let (call, portless) = (voice(&call_sid()), url.replacen(&format!(":{}", whole.app.address.port()), "", 1));
+    let request = client([127, 0, 0, 1]).post(&url).header("X-Twilio-Signature", signed(&portless, &call)).form(&call);
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    assert_eq!(acme.calls().await.len(), 5);
     whole.stop().await;
 }
 

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use jiff::Timestamp;
 use offhook::cli::apply::{Args, Surroundings, apply};
 use offhook::load::fixture::Ender;
 use offhook::mock::{binotel, ringostat};
@@ -75,7 +76,8 @@ async fn a_twilio_company_is_set_up_over_the_api_and_answers_a_call(base: Base) 
     assert_eq!((&record["agent"], &record["agent_id"]), (&json!("Front desk"), &json!(agent)));
     let [leg] = &record["legs"].as_array().unwrap()[..] else { panic!("one leg: {record}") };
     assert!(leg["transport"] == "twilio" && leg["ended"].is_string(), "{leg}");
-    assert!(text(&record["answered"]) >= text(&record["started"]), "{record}");
+    let at = |moment: &str| text(&record[moment]).parse::<Timestamp>().expect("a moment");
+    assert!(at("started") <= at("answered") && at("answered") < at("ended"), "{record}");
     assert_eq!(acme.get(&format!("/calls/{call}/transcript")).await, record["transcript"]);
     let listed = acme.only_call(|call| call["provider_status"] == "completed").await;
     assert_eq!((&listed["outcome"], &listed["direction"]), (&json!("answered"), &json!("inbound")));

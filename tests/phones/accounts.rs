@@ -198,7 +198,11 @@ async fn a_cloud_pbxs_webhooks_and_its_invite_are_one_call() {
         return;
     };
     phone.event("REGISTER_OK").await;
-    let told = mock.call(Call { from: "380501234567".into(), lose: vec!["in_answer".into(), "in_after".into()], ..Call::default() });
+    let told = mock.call(Call {
+        from: "380501234567".into(),
+        lose: vec!["in_answer".into(), "in_after".into()],
+        ..Call::default()
+    });
     let told = told.await.call_id;
     phone.dial(&format!("sip:{AI}@127.0.0.1:{port}")).await;
     phone.event("CALL_ESTABLISHED").await;

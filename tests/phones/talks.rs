@@ -43,8 +43,9 @@ async fn a_telephone_asks_and_hears_the_answer() {
         let free = whole.app.sip.free_ports();
         phone.dial(&uri).await;
         phone.event("CALL_ESTABLISHED").await;
-        let call = until("the call runs", async || company.calls().await.into_iter().find(|call| call["ended_at"].is_null()))
-            .await;
+        let call =
+            until("the call runs", async || company.calls().await.into_iter().find(|call| call["ended_at"].is_null()))
+                .await;
         let call = id(&call);
         until("the agent has answered", async || {
             let record = company.get(&format!("/calls/{call}")).await;
