@@ -483,6 +483,21 @@ async fn the_end_is_told_the_ports_come_back_and_the_peer_gets_a_goodbye() {
 }
 
 #[tokio::test]
+async fn what_came_to_the_port_before_the_call_is_thrown_away() {
+    let (ours, mut phone) = (socket(), Phone::new().await);
+    let port = ours.port();
+    for _ in 0..5 {
+        phone.send(port, 66).await;
+    }
+    let mut side = carry(ours, plan(Codec::Pcmu, phone.port()), config());
+    phone.send(port, 9).await;
+    packet(&mut side.leg).await;
+    side.leg.hangup.cancel();
+    let carried = side.task.await.expect("no panic");
+    assert_eq!((carried.stats.received, carried.stats.ssrc_changes), (1, 0));
+}
+
+#[tokio::test]
 async fn media_runs_over_ipv6() {
     let loopback = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
     let Ok(phone) = UdpSocket::bind((loopback, 0)).await else {
