@@ -3,14 +3,18 @@
 use std::time::{Duration, Instant};
 
 use divan::{Bencher, black_box};
+use offhook::media::codec::{Decoder, Encoder};
 use offhook::media::dtmf::DtmfDetector;
 use offhook::media::frame::{Frame, MediaTime, SampleRate};
 use offhook::media::g711;
-use offhook::media::jitter::{JitterBuffer, JitterConfig};
+use offhook::media::jitter::{JitterBuffer, JitterConfig, Pull};
 use offhook::media::packet::{Codec, Packet};
 use offhook::media::playout::{ClipId, Playout};
 use offhook::media::resample::Resampler;
 use offhook::media::vad::{OffhookVad, PACKET, VoiceDetector};
+use offhook::protocol::rtp::packet::RtpPacket;
+use offhook::protocol::rtp::plan::{MediaPlan, SrtpKey, SrtpKeys, SrtpSuite};
+use offhook::protocol::rtp::session::{RtpEvent, Session, SessionSeed};
 
 fn main() {
     divan::main();
@@ -86,4 +90,83 @@ fn jitter_push_and_pull(bencher: Bencher, target_ms: u32) {
         (now, at) = (now + Duration::from_millis(20), at + Duration::from_millis(20));
         black_box(jitter.pull(now))
     });
+}
+
+#[divan::bench(args = Codec::ALL)]
+fn encode_frame(bencher: Bencher, codec: Codec) {
+    let (mut encoder, frame, mut out) = (Encoder::new(codec), sound(codec.rate().frame_len()), Vec::new());
+    bencher.bench_local(|| encoder.encode(black_box(&frame), &mut out));
+}
+
+#[divan::bench(args = Codec::ALL)]
+fn decode_frame(bencher: Bencher, codec: Codec) {
+    let (mut payload, mut out) = (Vec::new(), Vec::new());
+    Encoder::new(codec).encode(&sound(codec.rate().frame_len()), &mut payload);
+    let mut decoder = Decoder::new(codec);
+    bencher.bench_local(|| {
+        out.clear();
+        decoder.decode(black_box(&payload), &mut out);
+    });
+}
+
+#[divan::bench(args = Codec::ALL)]
+fn conceal_frame(bencher: Bencher, codec: Codec) {
+    let (mut payload, mut out) = (Vec::new(), Vec::new());
+    Encoder::new(codec).encode(&sound(codec.rate().frame_len()), &mut payload);
+    let mut decoder = Decoder::new(codec);
+    bencher.bench_local(|| {
+        out.clear();
+        decoder.decode(&payload, &mut out);
+        decoder.conceal(Duration::from_millis(20), None, &mut out);
+    });
+}
+
+/// An RTP packet's way in: from the datagram through session and jitter buffer to samples.
+#[divan::bench(args = [false, true])]
+fn rtp_in(bencher: Bencher, sealed: bool) {
+    let key = || SrtpKey::new([1; 30]);
+    let plan = MediaPlan {
+        remote: None,
+        remote_rtcp: None,
+        rtcp_mux: true,
+        codec: Codec::Pcma,
+        payload_type: 8,
+        accepts: vec![(8, Codec::Pcma)],
+        keys: None,
+        comfort_noise: None,
+        ptime: Duration::from_millis(20),
+        sends: true,
+        receives: true,
+        srtp: sealed.then(|| SrtpKeys { suite: SrtpSuite::HmacSha1_80, local: key(), remote: key() }),
+    };
+    let mut now = Instant::now();
+    let open = |ssrc| {
+        let seed = SessionSeed { ssrc, sequence: 0, timestamp: 0, ntp: 1, cname: "c".into() };
+        Session::new(now, plan.clone(), seed).expect("good keys")
+    };
+    let (mut sender, mut session, mut datagram) = (open(1), open(2), Vec::new());
+    let (mut jitter, mut decoder) = (JitterBuffer::new(JitterConfig::RTP), Decoder::new(Codec::Pcma));
+    let (mut events, mut samples) = (Vec::new(), Vec::new());
+    bencher.bench_local(|| {
+        now += Duration::from_millis(20);
+        sender.write_audio(now, &[0x55; 160], &mut datagram);
+        session.on_rtp(now, black_box(&datagram), |_| true, &mut events);
+        for event in events.drain(..) {
+            if let RtpEvent::Packet(packet) = event {
+                jitter.push(now, packet);
+            }
+        }
+        samples.clear();
+        if let Pull::Packet(packet) = jitter.pull(now) {
+            decoder.decode(packet.payload(), &mut samples);
+        }
+    });
+}
+
+#[divan::bench]
+fn rtp_header(bencher: Bencher) {
+    let mut bytes = Vec::new();
+    RtpPacket { marker: false, payload_type: 8, sequence: 1, timestamp: 1, ssrc: 1, payload: &[0x55; 160] }
+        .write(&mut bytes);
+    bencher.bench_local(|| RtpPacket::parse(black_box(&bytes)).map(|packet| packet.payload.len()));
 }

@@ -483,6 +483,44 @@ async fn the_end_is_told_the_ports_come_back_and_the_peer_gets_a_goodbye() {
 }
 
 #[tokio::test]
+async fn what_came_to_the_port_before_the_call_is_thrown_away() {
+    let (ours, mut phone) = (socket(), Phone::new().await);
+    let port = ours.port();
+    for _ in 0..5 {
+        phone.send(port, 66).await;
+    }
+    let mut side = carry(ours, plan(Codec::Pcmu, phone.port()), config());
+    phone.send(port, 9).await;
+    packet(&mut side.leg).await;
+    side.leg.hangup.cancel();
+    let carried = side.task.await.expect("no panic");
+    assert_eq!((carried.stats.received, carried.stats.ssrc_changes), (1, 0));
+}
+
+#[tokio::test]
+async fn media_runs_over_ipv6() {
+    let loopback = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
+    let Ok(phone) = UdpSocket::bind((loopback, 0)).await else {
+        println!("skipped: no IPv6 here");
+        return;
+    };
+    let remote = phone.local_addr().expect("bound");
+    let config = RtpConfig { listen: loopback, rtp_ports: "11000-11399".into(), ..config() };
+    let socket = RtpPorts::new(&config, u64::from(std::process::id())).expect("a good range").open().expect("free");
+    let port = socket.port();
+    let plan = MediaPlan { remote: Some(remote), remote_rtcp: Some(remote), ..plan(Codec::Pcmu, 0) };
+    let mut side = carry(socket, plan, config);
+    let mut buffer = [0; 2048];
+    let (length, _) = timeout(PATIENCE, phone.recv_from(&mut buffer)).await.expect("media").expect("received");
+    assert!(RtpPacket::parse(&buffer[..length]).is_some());
+    let mut bytes = Vec::new();
+    RtpPacket { marker: true, payload_type: 96, sequence: 1, timestamp: 1, ssrc: 9, payload: &[0x80; 160] }
+        .write(&mut bytes);
+    phone.send_to(&bytes, (loopback, port)).await.expect("sent");
+    assert_eq!(packet(&mut side.leg).await.payload(), [0x80; 160]);
+}
+
+#[tokio::test]
 async fn a_tap_copies_both_directions_while_it_is_wanted() {
     let mut phone = Phone::new().await;
     let ours = socket();

@@ -40,7 +40,7 @@ impl Decoder {
         let from = out.len();
         match &mut self.kind {
             Decoding::G711(concealer) => {
-                out.extend(payload.iter().map(|&code| g711::decode(self.codec, code)));
+                g711::append_decoded(self.codec, payload, out);
                 concealer.heard(&mut out[from..]);
             }
             Decoding::G722(decoder, concealer) => {

@@ -38,6 +38,11 @@ pub fn encode_into(codec: Codec, samples: &[i16], out: &mut Vec<u8>) {
 /// Decodes all of `payload`; `out` is replaced, its memory reused.
 pub fn decode_into(codec: Codec, payload: &[u8], out: &mut Vec<i16>) {
     out.clear();
+    append_decoded(codec, payload, out);
+}
+
+/// Decodes all of `payload` behind what is in `out`.
+pub fn append_decoded(codec: Codec, payload: &[u8], out: &mut Vec<i16>) {
     match codec {
         Codec::Pcmu => out.extend(payload.iter().map(|&b| decode_ulaw(b))),
         Codec::Pcma => out.extend(payload.iter().map(|&b| decode_alaw(b))),

@@ -22,7 +22,6 @@ pub struct Baresip {
     orders: TcpStream,
     read: Vec<u8>,
     dir: tempfile::TempDir,
-    pub addr: SocketAddr,
 }
 
 /// What a telephone is set to.
@@ -82,7 +81,7 @@ impl Baresip {
             }
         };
         let orders = timeout(PATIENCE, connected).await.expect("baresip listens for orders");
-        Some(Self { child, orders, read: Vec::new(), dir, addr })
+        Some(Self { child, orders, read: Vec::new(), dir })
     }
 
     async fn order(&mut self, command: &str, params: &str) {

@@ -187,7 +187,7 @@ pub fn accept(local: &LocalMedia, answer: &Description) -> Result<MediaPlan, Neg
         let receive = if clock == ClockRate::HZ_48000 { KEYS_48000 } else { KEYS_8000 };
         KeyFormat { send, receive, clock }
     });
-    Ok(plan(media, local, Agreed { codec, payload_type, accepts, keys, srtp })?)
+    plan(media, local, Agreed { codec, payload_type, accepts, keys, srtp })
 }
 
 struct Choice {

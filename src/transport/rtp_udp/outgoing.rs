@@ -194,7 +194,8 @@ impl Outgoing {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.packets.clear();
-        self.pushed_ms = self.sent_ms;
+        // Places go on: what was taken back counts as having left.
+        self.sent_ms = self.pushed_ms;
         self.hold_until = None;
         self.marks.clear();
         self.due.clear();
@@ -283,6 +284,15 @@ impl Outgoing {
     /// A mark that could not be told yet.
     pub fn put_back(&mut self, now: Instant, mark: u64) {
         self.due.push_front((now + Duration::from_millis(FRAME_MS), mark));
+    }
+
+    /// The place behind all that was pushed, and whether everything before a place has left.
+    pub fn place(&self) -> u64 {
+        self.pushed_ms
+    }
+
+    pub fn has_left(&self, place: u64) -> bool {
+        self.sent_ms >= place
     }
 
     /// Packets of the call that were dropped because too much waited.

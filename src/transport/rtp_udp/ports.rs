@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr, UdpSocket as StdSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -151,10 +152,12 @@ impl RtpSocket {
 
     /// Throws away what came before anybody was told of the port.
     pub(super) fn drain(&self) {
-        let mut byte = [0];
+        // Asks the kernel: tokio has not looked at a fresh socket yet.
+        let mut byte = [MaybeUninit::uninit()];
         for socket in [&self.rtp, &self.rtcp] {
+            let socket = SockRef::from(socket);
             for _ in 0..STALE {
-                if socket.try_recv_from(&mut byte).is_err() {
+                if socket.recv(&mut byte).is_err() {
                     break;
                 }
             }
