@@ -37,6 +37,11 @@ pub fn free_port() -> u16 {
     socket.local_addr().map(|addr: SocketAddr| addr.port()).expect("bound")
 }
 
+pub fn free_tcp_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().map(|addr| addr.port()).expect("bound")
+}
+
 /// Whether a program is installed; says so where it is not.
 pub fn installed(program: &str) -> bool {
     let found = std::env::var_os("PATH")

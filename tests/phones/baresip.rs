@@ -15,7 +15,8 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::common::PATIENCE;
-use crate::free_port;
+use crate::whole::until;
+use crate::{free_port, free_tcp_port};
 
 pub struct Baresip {
     child: Child,
@@ -40,7 +41,7 @@ impl Baresip {
             return None;
         }
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let (sip, control) = (free_port(), free_port());
+        let (sip, control) = (free_port(), free_tcp_port());
         let addr = SocketAddr::from(([127, 0, 0, 1], sip));
         let mouth = dir.path().join("mouth.wav");
         let mut sound = set.says.to_vec();
@@ -48,7 +49,7 @@ impl Baresip {
         sound.resize(sound.len() + 8000 * 60, 0);
         wav::write(&mouth, SampleRate::HZ_8000, &sound).expect("a sound file is written");
         let config = format!(
-            "poll_method epoll\nsip_listen {addr}\nnet_interface lo\naudio_source aufile,{}\naudio_player aufile,{}\n\
+            "poll_method epoll\nsip_listen {addr}\nnet_interface 127.0.0.1\naudio_source aufile,{}\naudio_player aufile,{}\n\
              audio_srate 8000\naudio_channels 1\nausrc_srate 8000\nauplay_srate 8000\nsnd_path {}\n\
              module_path /usr/lib/baresip/modules\nmodule g711.so\nmodule g722.so\nmodule aufile.so\n\
              module sndfile.so\nmodule_app account.so\nmodule_app menu.so\nmodule ctrl_tcp.so\n\
@@ -89,6 +90,11 @@ impl Baresip {
         let order = json!({ "command": command, "params": params }).to_string();
         let order = format!("{}:{order},", order.len());
         self.orders.write_all(order.as_bytes()).await.expect("baresip takes orders");
+    }
+
+    /// Waits until it is registered, which it may be before it takes orders: only its log tells.
+    pub async fn registered(&self) {
+        until("the telephone is registered", async || self.log().contains("200 OK").then_some(())).await;
     }
 
     pub async fn dial(&mut self, uri: &str) {
