@@ -522,7 +522,7 @@ pub fn cut(bytes: &Bytes) -> Option<Raw> {
             "Via" => headers.0.extend(split(&value, ',').into_iter().filter(|via| !via.is_empty()).map(|via| Header {
                 name: name.clone(),
                 value: via.to_owned(),
-                latin1,
+                latin1: latin1 && !via.is_ascii(),
             })),
             _ => headers.0.push(Header { name, value, latin1 }),
         }
