@@ -164,7 +164,7 @@ fn request_fault(request: &Request) -> Option<(u16, &'static str)> {
             }
         }
     }
-    if headers.get("Max-Forwards").is_some_and(|hops| hops.trim().parse::<u8>().is_err()) {
+    if headers.get("Max-Forwards").is_some_and(|hops| hops.trim_ascii().parse::<u8>().is_err()) {
         return bad("Max-Forwards is no number up to 255");
     }
     let contacts = headers.list("Contact");
@@ -199,7 +199,7 @@ fn read_response(start: &str, headers: Headers, body: Bytes, fault: Option<&'sta
         Ok(number @ 100..=699) if status.len() == 3 => number,
         _ => return Verdict::Drop("a status that is none"),
     };
-    let response = Response { status, reason: reason.trim().to_owned(), headers, body };
+    let response = Response { status, reason: reason.trim_ascii().to_owned(), headers, body };
     let whole = response.top_via().is_some()
         && response.cseq().is_some()
         && response.from().is_some()
@@ -236,7 +236,7 @@ pub fn inspect(request: &Request) -> Option<Response> {
     }
     if let Some(coding) = request.headers.get("Content-Encoding")
         && !request.body.is_empty()
-        && !coding.trim().eq_ignore_ascii_case("identity")
+        && !coding.trim_ascii().eq_ignore_ascii_case("identity")
     {
         return refuse(415, "Accept-Encoding", "identity");
     }
@@ -252,7 +252,7 @@ pub fn inspect(request: &Request) -> Option<Response> {
     // An empty Accept means that nothing is accepted (RFC 3261 §20.1).
     if request.method == Method::Invite && request.headers.count("Accept") > 0 {
         let accepts = request.headers.list("Accept").iter().any(|range| {
-            let media = range.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+            let media = range.split(';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase();
             matches!(media.as_str(), "application/sdp" | "application/*" | "*/*")
         });
         if !accepts {

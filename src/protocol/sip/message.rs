@@ -256,7 +256,7 @@ macro_rules! common_fields {
         /// A field that holds a number of seconds or a counter; parameters after it are left out.
         pub fn number(&self, name: &str) -> Option<u32> {
             let value = self.headers.get(name)?;
-            value.split([';', ' ', '(']).next()?.trim().parse().ok()
+            value.split([';', ' ', '(']).next()?.trim_ascii().parse().ok()
         }
 
         /// The media type in lower case without parameters, and the body; `None` without a body.
@@ -265,7 +265,7 @@ macro_rules! common_fields {
                 return None;
             }
             let media = self.headers.get("Content-Type").unwrap_or("application/sdp");
-            Some((media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase(), &self.body))
+            Some((media.split(';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase(), &self.body))
         }
 
         /// The body if it is SDP; of `multipart/mixed` its first SDP part.
@@ -289,9 +289,9 @@ macro_rules! common_fields {
 
 /// `7 INVITE`; the number is below 2^31 (RFC 3261 §8.1.1.5).
 pub fn read_cseq(value: &str) -> Option<(u32, &str)> {
-    let (number, method) = value.trim().split_once(char::is_whitespace)?;
+    let (number, method) = value.trim_ascii().split_once(char::is_whitespace)?;
     let number = number.parse::<u32>().ok().filter(|number| *number < 1 << 31)?;
-    Some((number, method.trim()))
+    Some((number, method.trim_ascii()))
 }
 
 fn sdp_part(content_type: &str, body: &Bytes) -> Option<Bytes> {
@@ -522,7 +522,7 @@ pub fn cut(bytes: &Bytes) -> Option<Raw> {
             "Via" => headers.0.extend(split(&value, ',').into_iter().filter(|via| !via.is_empty()).map(|via| Header {
                 name: name.clone(),
                 value: via.to_owned(),
-                latin1,
+                latin1: latin1 && !via.is_ascii(),
             })),
             _ => headers.0.push(Header { name, value, latin1 }),
         }
@@ -579,6 +579,13 @@ mod tests {
         assert_eq!(request.from().unwrap().display, "René");
         let echoed = Response::answer(&request, 200).to_bytes();
         assert!(echoed.windows(6).any(|window| window == b"Ren\xe9\" "), "{echoed:?}");
+    }
+
+    #[test]
+    fn a_latin1_byte_that_unicode_calls_a_space_is_kept() {
+        let bytes = Bytes::from_static(b"OPTIONS sip:a@b SIP/2.0\r\nVia: a\x85, b\xa0\r\n\r\n");
+        let raw = cut(&bytes).unwrap();
+        assert_eq!(raw.headers.all("Via").collect::<Vec<_>>(), ["a\u{85}", "b\u{a0}"]);
     }
 
     #[test]

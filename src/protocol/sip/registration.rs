@@ -59,7 +59,9 @@ pub enum RegistrationState {
     Registered,
     /// Not registered; it will be tried again.
     Failed,
-    /// We ended it.
+    /// We are ending it.
+    Unregistering,
+    /// We ended it. Nothing follows.
     Unregistered,
 }
 
@@ -69,6 +71,7 @@ impl RegistrationState {
             Self::Registering => "registering",
             Self::Registered => "registered",
             Self::Failed => "failed",
+            Self::Unregistering => "unregistering",
             Self::Unregistered => "unregistered",
         }
     }
@@ -185,7 +188,8 @@ impl Registration {
 
     pub fn status(&self) -> RegistrationStatus {
         let state = match (&self.phase, self.registered_until) {
-            (Phase::Leaving | Phase::Gone, _) => RegistrationState::Unregistered,
+            (Phase::Leaving, _) => RegistrationState::Unregistering,
+            (Phase::Gone, _) => RegistrationState::Unregistered,
             (_, Some(_)) => RegistrationState::Registered,
             (Phase::Waiting { .. }, None) => RegistrationState::Failed,
             _ => RegistrationState::Registering,

@@ -23,13 +23,13 @@ pub fn split(text: &str, separator: char) -> Vec<&str> {
             '<' => angle = true,
             '>' => angle = false,
             c if c == separator && !angle => {
-                parts.push(text[start..at].trim());
+                parts.push(text[start..at].trim_ascii());
                 start = at + c.len_utf8();
             }
             _ => {}
         }
     }
-    parts.push(text[start..].trim());
+    parts.push(text[start..].trim_ascii());
     parts
 }
 
@@ -64,14 +64,14 @@ pub struct Params(Vec<(String, Option<String>)>);
 impl Params {
     /// Takes what follows the value: nothing, or `;a=b;c`. `None`: an empty name, or text that is no parameter.
     pub fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
+        let text = text.trim_ascii();
         if text.is_empty() {
             return Some(Self::default());
         }
         let mut params = Vec::new();
         for part in split(text.strip_prefix(';')?, ';') {
             let (name, value) = match part.split_once('=') {
-                Some((name, value)) => (name.trim(), Some(value.trim())),
+                Some((name, value)) => (name.trim_ascii(), Some(value.trim_ascii())),
                 None => (part, None),
             };
             let plain = |c: char| c.is_ascii_alphanumeric() || "-.!%*_+`'~[]/:&$".contains(c);
@@ -304,10 +304,10 @@ pub fn host_and_port(text: &str) -> Option<(&str, Option<u16>)> {
             let end = rest.find(']')?;
             rest[..end].parse::<std::net::Ipv6Addr>().ok()?;
             let (host, rest) = text.split_at(end + 2);
-            (host, if rest.is_empty() { None } else { Some(rest.trim_start().strip_prefix(':')?) })
+            (host, if rest.is_empty() { None } else { Some(rest.trim_ascii_start().strip_prefix(':')?) })
         }
         None => match text.split_once(':') {
-            Some((host, port)) => (host.trim_end(), Some(port)),
+            Some((host, port)) => (host.trim_ascii_end(), Some(port)),
             None => (text, None),
         },
     };
@@ -316,7 +316,7 @@ pub fn host_and_port(text: &str) -> Option<(&str, Option<u16>)> {
         return None;
     }
     let port = match port {
-        Some(port) => Some(port.trim().parse::<u16>().ok()?),
+        Some(port) => Some(port.trim_ascii().parse::<u16>().ok()?),
         None => None,
     };
     Some((host, port))
@@ -347,22 +347,22 @@ pub struct NameAddr {
 
 impl NameAddr {
     pub fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
+        let text = text.trim_ascii();
         let (display, rest) = match text.strip_prefix('"') {
             Some(rest) => {
                 let end = closing_quote(rest)?;
-                (unquote(&text[..end + 2]), rest[end + 1..].trim_start())
+                (unquote(&text[..end + 2]), rest[end + 1..].trim_ascii_start())
             }
             None => match text.find('<') {
                 // A display name without quotes: the grammar wants tokens, telephones write what they like. A comma or
                 // a quote would make two readings possible.
                 Some(at) if text[..at].contains([',', '"', ';', '>']) => return None,
-                Some(at) => (text[..at].trim_end().to_owned(), &text[at..]),
+                Some(at) => (text[..at].trim_ascii_end().to_owned(), &text[at..]),
                 None => return Self::parse_addr_spec(text),
             },
         };
         let (uri, params) = rest.strip_prefix('<')?.split_once('>')?;
-        Some(Self { display, uri: Uri::parse(uri.trim())?, params: Params::parse(params)? })
+        Some(Self { display, uri: Uri::parse(uri.trim_ascii())?, params: Params::parse(params)? })
     }
 
     /// Without brackets, `;` opens parameters of the field, and `?` or `,` may not stand (RFC 3261 §20).
@@ -374,7 +374,7 @@ impl NameAddr {
         if uri.contains(['?', ',']) {
             return None;
         }
-        Some(Self { display: String::new(), uri: Uri::parse(uri.trim())?, params: Params::parse(params)? })
+        Some(Self { display: String::new(), uri: Uri::parse(uri.trim_ascii())?, params: Params::parse(params)? })
     }
 
     pub fn new(uri: impl Into<Uri>) -> Self {
@@ -436,16 +436,16 @@ pub struct Via {
 impl Via {
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, '/');
-        if !parts.next()?.trim().eq_ignore_ascii_case("SIP") || parts.next()?.trim() != "2.0" {
+        if !parts.next()?.trim_ascii().eq_ignore_ascii_case("SIP") || parts.next()?.trim_ascii() != "2.0" {
             return None;
         }
-        let rest = parts.next()?.trim_start();
+        let rest = parts.next()?.trim_ascii_start();
         let (transport, rest) = rest.split_at(rest.find(char::is_whitespace)?);
         let (sent_by, params) = match rest.find(';') {
             Some(at) => rest.split_at(at),
             None => (rest, ""),
         };
-        let (host, port) = host_and_port(sent_by.trim())?;
+        let (host, port) = host_and_port(sent_by.trim_ascii())?;
         let params = Params::parse(params)?;
         is_token(transport).then(|| Self {
             transport: transport.to_ascii_uppercase(),

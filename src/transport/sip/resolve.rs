@@ -61,7 +61,7 @@ impl Names {
     /// What NAPTR says, if anything; else UDP.
     async fn preferred(&self, host: &str) -> Transport {
         let mut offers: Vec<(u16, u16, Transport)> = Vec::new();
-        for data in self.records(host, RecordType::NAPTR).await {
+        for data in self.records(&format!("{host}."), RecordType::NAPTR).await {
             if let RData::NAPTR(naptr) = data {
                 let transport = match naptr.services.to_ascii_uppercase().as_slice() {
                     b"SIP+D2U" => Transport::Udp,
@@ -121,5 +121,121 @@ impl Names {
                 targets.push(target);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+    use hickory_resolver::net::runtime::TokioRuntimeProvider;
+    use tokio::net::UdpSocket;
+
+    use super::*;
+
+    fn encoded(name: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        for label in name.split('.').filter(|label| !label.is_empty()) {
+            out.push(label.len() as u8);
+            out.extend_from_slice(label.as_bytes());
+        }
+        out.push(0);
+        out
+    }
+
+    fn srv(priority: u16, weight: u16, port: u16, target: &str) -> Vec<u8> {
+        [&priority.to_be_bytes()[..], &weight.to_be_bytes(), &port.to_be_bytes(), &encoded(target)].concat()
+    }
+
+    fn naptr(order: u16, service: &str) -> Vec<u8> {
+        let head = [&order.to_be_bytes()[..], &[0, 10, 1, b's', service.len() as u8]].concat();
+        [&head[..], service.as_bytes(), &[0], &encoded("_sip.example.com")].concat()
+    }
+
+    /// A name server that knows `records` by name and type, and nothing else.
+    async fn names(records: Vec<(&str, RecordType, Vec<u8>)>) -> Names {
+        let mut zone: HashMap<(Vec<u8>, u16), Vec<Vec<u8>>> = HashMap::new();
+        for (name, kind, data) in records {
+            zone.entry((encoded(name), u16::from(kind))).or_default().push(data);
+        }
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let addr = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; 1500];
+            while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
+                let query = &buffer[..length];
+                let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
+                let name = query[12..end].to_ascii_lowercase();
+                let kind = u16::from_be_bytes([query[end], query[end + 1]]);
+                let found = zone.get(&(name, kind)).cloned().unwrap_or_default();
+                let code = if found.is_empty() { 0x83 } else { 0x80 };
+                let counts = [0, 1, 0, found.len() as u8, 0, 0, 0, 0];
+                let mut reply = [&query[..2], &[0x85, code], &counts, &query[12..end + 4]].concat();
+                for data in found {
+                    reply.extend_from_slice(&[0xc0, 12]);
+                    reply.extend_from_slice(&kind.to_be_bytes());
+                    reply.extend_from_slice(&[0, 1, 0, 0, 0, 60]);
+                    reply.extend_from_slice(&(data.len() as u16).to_be_bytes());
+                    reply.extend_from_slice(&data);
+                }
+                let _ = socket.send_to(&reply, peer).await;
+            }
+        });
+        let mut connection = ConnectionConfig::udp();
+        connection.port = addr.port();
+        let mut server = NameServerConfig::udp(addr.ip());
+        server.connections = vec![connection];
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        Names(Some(Arc::new(builder.build().unwrap())))
+    }
+
+    async fn found(names: &Names, host: &str, port: Option<u16>, transport: Option<Transport>) -> Vec<String> {
+        let wanted = Resolve { id: 1, host: host.into(), port, transport };
+        names.resolve(&wanted).await.iter().map(ToString::to_string).collect()
+    }
+
+    #[tokio::test]
+    async fn a_domain_is_found_by_naptr_and_srv_in_their_order() {
+        let a = |last| vec![192, 0, 2, last];
+        let names = names(vec![
+            ("example.com", RecordType::NAPTR, naptr(20, "SIP+D2U")),
+            ("example.com", RecordType::NAPTR, naptr(10, "SIP+D2T")),
+            ("_sip._tcp.example.com", RecordType::SRV, srv(20, 0, 5070, "late.example.com")),
+            ("_sip._tcp.example.com", RecordType::SRV, srv(10, 1, 5071, "light.example.com")),
+            ("_sip._tcp.example.com", RecordType::SRV, srv(10, 9, 5072, "heavy.example.com")),
+            ("_sip._udp.example.com", RecordType::SRV, srv(1, 1, 5090, "light.example.com")),
+            ("late.example.com", RecordType::A, a(1)),
+            ("light.example.com", RecordType::A, a(2)),
+            ("heavy.example.com", RecordType::A, a(3)),
+            ("plain.example.com", RecordType::A, a(4)),
+        ])
+        .await;
+        let tcp = ["TCP/192.0.2.3:5072", "TCP/192.0.2.2:5071", "TCP/192.0.2.1:5070"];
+        assert_eq!(found(&names, "example.com", None, None).await, tcp);
+        assert_eq!(found(&names, "example.com", None, Some(Transport::Udp)).await, ["UDP/192.0.2.2:5090"]);
+        assert_eq!(found(&names, "plain.example.com", None, None).await, ["UDP/192.0.2.4:5060"]);
+        assert_eq!(found(&names, "plain.example.com", None, Some(Transport::Tls)).await, ["TLS/192.0.2.4:5061"]);
+        assert_eq!(found(&names, "plain.example.com", Some(7), Some(Transport::Tcp)).await, ["TCP/192.0.2.4:7"]);
+        assert_eq!(found(&names, "nothing.example.com", None, None).await, Vec::<String>::new());
+        assert_eq!(found(&names, "[::1]", None, None).await, ["UDP/[::1]:5060"]);
+        let wanted = Resolve { id: 1, host: "plain.example.com".into(), port: None, transport: Some(Transport::Tls) };
+        assert_eq!(names.resolve(&wanted).await[0].name.as_deref(), Some("plain.example.com"));
+    }
+
+    #[tokio::test]
+    async fn a_name_server_that_says_nothing_costs_a_bounded_time() {
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut connection = ConnectionConfig::udp();
+        connection.port = silent.local_addr().unwrap().port();
+        let mut server = NameServerConfig::udp("127.0.0.1".parse().unwrap());
+        server.connections = vec![connection];
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let names = Names(Some(Arc::new(builder.build().unwrap())));
+        let began = std::time::Instant::now();
+        assert_eq!(found(&names, "example.com", Some(5060), None).await, Vec::<String>::new());
+        assert!(began.elapsed() < LOOKUP_LIMIT + Duration::from_secs(2));
     }
 }
