@@ -141,7 +141,7 @@ async fn an_agent_sees_exactly_the_tools_that_its_companys_providers_make_possib
     let (call, sms, history) = ("make_call", "send_sms", "get_call_history");
     let table: [(&[&str], &[&str]); 7] = [
         (&[], &[]),
-        (&["sip"], &[]),
+        (&["sip"], &[call]),
         (&["twilio"], &[history, call, sms]),
         (&["ringostat"], &[history, call]),
         (&["binotel"], &[history, call]),
