@@ -6,21 +6,23 @@ mod media;
 mod talk;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
-use futures::FutureExt as _;
+use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::stream::{self, Stream};
+use futures::{FutureExt as _, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use metrics::counter;
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, error, info, info_span, warn};
@@ -32,6 +34,7 @@ use self::talk::{Talk, TalkError, Went, end_of};
 use crate::call::desk::{Desk, Invite, Offer, OutboundError, SipDialler};
 use crate::call::registry::{CallSetup, Calls, Refused};
 use crate::clock;
+use crate::protocol::capture;
 use crate::protocol::sip::admission::{Admitted, Prefix, Trunk};
 use crate::protocol::sip::call::{CallCommand, CallEvent, Cause, Ended, Refusal};
 use crate::protocol::sip::core::{AccountRef, CallRef};
@@ -46,15 +49,19 @@ use crate::providers::sip::{self as settings, SipSettings};
 use crate::store::calls::{ProviderNews, SipNotes, SipRung};
 use crate::store::directory::{Directory, Integration};
 use crate::store::{At, Store};
-use crate::telephony::{CallEnd, EndReason, Party};
+use crate::telephony::{CallEnd, CallId, EndReason, Party};
 use crate::transport::rtp_udp::config::RtpConfig;
+use crate::transport::rtp_udp::RtpHandle;
 use crate::transport::rtp_udp::ports::RtpPorts;
+use crate::transport::rtp_udp::tap::Tap;
 use crate::transport::sip::{self as transport, SipAddrs, SipCall, SipConfig, SipHandle, SipIncoming, SipStartError};
 
 /// How soon a change of the set-up registers and unregisters.
 const SYNC: Duration = Duration::from_secs(1);
 /// A port that is taken is tried again so often.
 const START_AGAIN: Duration = Duration::from_secs(30);
+/// A registrar that is not heard of for so long is not there.
+const TRIAL_LIMIT: Duration = Duration::from_secs(20);
 /// The messages of a call are complete at the latest 64 · T1 after its end (RFC 3261 §17).
 const LADDER_LIMIT: Duration = Duration::from_secs(60);
 
@@ -114,8 +121,18 @@ struct Inner {
     accounts: Mutex<Accounts>,
     /// Calls that are signalled now, and whose they are.
     owners: DashMap<CallRef, Uuid>,
+    /// Calls that are talked on, for captures.
+    live: DashMap<CallId, Live>,
     tasks: TaskTracker,
     closing: CancellationToken,
+}
+
+/// A call that is talked on.
+#[derive(Clone)]
+struct Live {
+    sip: CallRef,
+    stream: RtpHandle,
+    own: IpAddr,
 }
 
 /// The transport, once somebody needs it.
@@ -171,6 +188,7 @@ impl SipLines {
             running: ArcSwapOption::empty(),
             accounts: Mutex::default(),
             owners: DashMap::new(),
+            live: DashMap::new(),
             tasks: TaskTracker::new(),
             closing: closing.clone(),
         });
@@ -196,6 +214,34 @@ impl SipLines {
     /// Pairs of media ports that could be taken now.
     pub fn free_ports(&self) -> usize {
         self.inner.ports.free()
+    }
+
+    /// A capture file of a call that is talked on, piece by piece: its messages so far, then its media until the call
+    /// ends, `limit` is over or nobody reads any more. `None`: no such call here.
+    pub async fn capture(&self, call: CallId, limit: Duration) -> Option<impl Stream<Item = Bytes> + use<>> {
+        let running = self.inner.running.load_full()?;
+        let Live { sip, stream, own } = self.inner.live.get(&call)?.clone();
+        let (tap, copies) = Tap::new();
+        let mut begin = capture::head();
+        let (now, wall) = (Instant::now().into_std(), clock::now());
+        let port = running.sip.addrs().udp.map_or(0, |addr| addr.port());
+        for rung in running.sip.ladder(sip).await {
+            let ago = SignedDuration::try_from(now.saturating_duration_since(rung.at)).unwrap_or_default();
+            let (ours, peer) = (SocketAddr::new(own, port), rung.peer.addr);
+            let (from, to) = if rung.sent { (ours, peer) } else { (peer, ours) };
+            capture::write(&mut begin, since_1970(wall - ago), from, to, rung.text.as_bytes());
+        }
+        stream.tap(Some(tap)).await.then_some(())?;
+        let end = Instant::now() + limit;
+        let media = stream::unfold(copies, move |mut copies| async move {
+            let copy = timeout_at(end, copies.recv()).await.ok().flatten()?;
+            let (ours, peer) = (SocketAddr::new(own, copy.port), copy.peer);
+            let (from, to) = if copy.incoming { (peer, ours) } else { (ours, peer) };
+            let mut piece = Vec::with_capacity(copy.bytes.len() + 64);
+            capture::write(&mut piece, since_1970(copy.at), from, to, &copy.bytes);
+            Some((Bytes::from(piece), copies))
+        });
+        Some(stream::once(async move { Bytes::from(begin) }).chain(media))
     }
 
     /// Waits for goodbyes, as long as `limit`.
@@ -446,6 +492,9 @@ impl Inner {
     async fn talk(&self, setup: CallSetup, integration: &Integration, talk: Talk, peer: SocketAddr) {
         let call_ref = talk.id();
         self.owners.insert(call_ref, integration.id);
+        if let Some(stream) = talk.stream() {
+            self.live.insert(setup.id, Live { sip: call_ref, stream, own: talk.own_address() });
+        }
         let domain = match self.accounts().account(integration.id) {
             Some((_, SipSettings { registration: Some(registration), .. })) => registration.registrar.clone(),
             _ => peer.to_string(),
@@ -457,6 +506,7 @@ impl Inner {
         };
         let (mut sip, Went { stats, transfer }) = talk.run(transfer_to).await;
         self.owners.remove(&call_ref);
+        self.live.remove(&id);
         let Some(store) = &self.store else { return };
         let notes = SipNotes {
             quality: Some(serde_json::to_value(&stats).unwrap_or_default()),
@@ -634,6 +684,44 @@ impl SipDialler for Inner {
     }
 }
 
+/// Registers an account once, from a port of its own, and takes it back: where its registrar is, or why not.
+pub async fn try_registration(config: &SipConfig, sip: &SipSettings) -> Result<String, String> {
+    let any_port = |mut addr: SocketAddr| {
+        addr.set_port(0);
+        addr
+    };
+    let config = SipConfig {
+        listen: any_port(config.listen),
+        listen_v6: config.listen_v6.map(any_port),
+        tls_listen: None,
+        ..config.clone()
+    };
+    let cancel = CancellationToken::new();
+    let (handle, _incoming, task) =
+        transport::start(&config, cancel.clone()).await.map_err(|fault| fault.to_string())?;
+    let account = account(&handle, 1, sip).ok_or("it registers nowhere")?;
+    let id = account.id;
+    let mut standing = handle.registrations();
+    let _ = handle.register(account).await;
+    let outcome = standing.wait_for(|all| {
+        let state = all.get(&id).map(|status| status.state);
+        matches!(state, Some(RegistrationState::Registered | RegistrationState::Failed))
+    });
+    let outcome = match timeout(TRIAL_LIMIT, outcome).await {
+        Ok(Ok(all)) => match all.get(&id) {
+            Some(RegistrationStatus { state: RegistrationState::Registered, server, .. }) => {
+                let server = server.map(|server| server.to_string()).unwrap_or_default();
+                Ok(format!("registered at {server}"))
+            }
+            status => Err(status.and_then(|status| status.last_error.clone()).unwrap_or_else(|| "refused".into())),
+        },
+        _ => Err(format!("no answer within {} s", TRIAL_LIMIT.as_secs())),
+    };
+    cancel.cancel();
+    let _ = task.await;
+    outcome
+}
+
 /// An account as the transport registers it. `None`: the integration registers nowhere.
 fn account(
     sip: &SipHandle,
@@ -656,6 +744,10 @@ fn account(
     Some(account)
 }
 
+fn since_1970(at: Timestamp) -> Duration {
+    Duration::from_micros(at.as_microsecond().unsigned_abs())
+}
+
 /// What an INVITE says of its call.
 fn invite(incoming: &Incoming, integration: &Integration) -> Invite {
     let asserted = incoming
@@ -676,7 +768,7 @@ fn invite(incoming: &Incoming, integration: &Integration) -> Invite {
 }
 
 /// The answer that comes with the ACK of an offer of ours.
-async fn acked(call: &mut SipCall) -> Result<bytes::Bytes, CallEnd> {
+async fn acked(call: &mut SipCall) -> Result<Bytes, CallEnd> {
     while let Some(event) = call.recv().await {
         match event {
             CallEvent::Acked { answer: Some(answer) } => return Ok(answer),

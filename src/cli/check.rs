@@ -12,9 +12,12 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt};
 
 use crate::call::clients::Clients;
+use crate::call::sip::try_registration;
 use crate::cli::providers;
 use crate::config::{Config, ConfigError};
+use crate::providers::sip::SipSettings;
 use crate::store::Store;
+use crate::store::directory::Integration;
 
 /// Loading a large local model from a slow disk takes longest.
 const PROBE_LIMIT: Duration = Duration::from_secs(60);
@@ -125,7 +128,8 @@ pub async fn provider_probes(config: &Config) -> Vec<Probe> {
     let mut integrations: Vec<_> = directory.integrations().cloned().collect();
     integrations.sort_by_key(|integration| integration.id);
     let clients = Arc::new(Clients::default());
-    integrations
+    let accounts: Vec<Probe> = integrations.iter().filter_map(|integration| account_probe(config, integration)).collect();
+    let asked = integrations
         .into_iter()
         .map(|integration| {
             let clients = clients.clone();
@@ -133,8 +137,19 @@ pub async fn provider_probes(config: &Config) -> Vec<Probe> {
             Probe::new(what, async move {
                 providers::verify(&clients, &integration).await.map_err(|problem| Failure::new(problem, ""))
             })
-        })
-        .collect()
+        });
+    asked.chain(accounts).collect()
+}
+
+/// Whether an integration's SIP account can register. `None`: it has none.
+fn account_probe(config: &Config, integration: &Integration) -> Option<Probe> {
+    let sip = SipSettings::read(&integration.credentials).ok().flatten()?;
+    let account = sip.registration.as_ref()?;
+    let what = format!("SIP account {}@{} of {}", account.user, account.registrar, integration.company);
+    let config = config.sip.clone();
+    Some(Probe::new(what, async move {
+        try_registration(&config, &sip).await.map_err(|problem| Failure::new(problem, ""))
+    }))
 }
 
 /// `config` is what reading the configuration gave; `engines` makes the probes of what it names.

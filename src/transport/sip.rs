@@ -215,6 +215,15 @@ impl SipHandle {
         Ok(answer.await.map_err(|_| SipStopped)??)
     }
 
+    /// The messages of a call so far.
+    pub async fn ladder(&self, call: CallRef) -> Vec<Rung> {
+        let (reply, answer) = oneshot::channel();
+        match self.send(Command::Ladder(call, reply)).await {
+            Ok(()) => answer.await.unwrap_or_default(),
+            Err(SipStopped) => Vec::new(),
+        }
+    }
+
     pub async fn stats(&self) -> Result<SipStats, SipStopped> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Stats(reply)).await?;

@@ -3,7 +3,11 @@
 
 use std::sync::Arc;
 
+use offhook::call::sip::try_registration;
 use offhook::mock::ringostat::Call;
+use offhook::providers;
+use offhook::providers::credentials::Credentials;
+use offhook::providers::sip::SipSettings;
 use offhook::speech::scripted::{Answer, ScriptedModel};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -76,6 +80,18 @@ async fn an_account_registers_says_why_not_and_takes_calls_through_the_pbx() {
     assert_eq!((text(&record["direction"]), text(&record["line"])), ("inbound", AI), "{record}");
     assert_eq!(text(&record["from"]), "+380501234567");
     assert!(loudness(&phone.stop().await, 200, 800) > 200.0);
+
+    let wanted = |password: &str| {
+        let values = trunk_credentials(&kamailio, AI, password);
+        let values = values.as_object().expect("a map").iter().map(|(k, v)| (k.clone(), text(v).to_owned()));
+        let credentials = Credentials::new(providers::kind("sip").expect("a kind"), values).expect("good");
+        SipSettings::read(&credentials).expect("good").expect("a SIP side")
+    };
+    let mut config = offhook::config::Config::default();
+    on_loopback(&mut config);
+    let tried = try_registration(&config.sip, &wanted(PASSWORD)).await;
+    assert_eq!(tried, Ok(format!("registered at {}", kamailio.addr)));
+    assert!(try_registration(&config.sip, &wanted("wrong")).await.is_err());
 
     // The registrar forgets everything: the keep-alive finds out, and the account comes back.
     kamailio.stop().await;

@@ -130,6 +130,11 @@ impl Media {
         Ok(Some(stream))
     }
 
+    /// As the peer is told.
+    pub(super) fn own_address(&self) -> IpAddr {
+        self.local.address
+    }
+
     pub(super) fn handle(&self) -> Option<&RtpHandle> {
         self.handle.as_ref()
     }

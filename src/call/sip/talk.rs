@@ -1,6 +1,7 @@
 //! One SIP call from its first agreement to its end: signalling and media side by side, each told when the other is over,
 //! offers on the way answered, and the caller handed over by REFER where the agent has promised a person.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use crate::protocol::sip::call::{CallCommand, CallEvent, Cause, Ended, Side};
 use crate::protocol::sip::core::CallRef;
 use crate::telephony::{CallEnd, EndReason, Party};
 use crate::transport::leg::LegEvent;
-use crate::transport::rtp_udp::RtpCarried;
+use crate::transport::rtp_udp::{RtpCarried, RtpHandle};
 use crate::transport::sip::SipCall;
 
 /// How long a transfer may take before we hang up all the same.
@@ -71,6 +72,14 @@ impl Talk {
         }
         let carried = tokio::spawn(stream.carry(side));
         Ok(Self { sip, media, carried, keys, asked: false })
+    }
+
+    pub(super) fn stream(&self) -> Option<RtpHandle> {
+        self.media.handle().cloned()
+    }
+
+    pub(super) fn own_address(&self) -> IpAddr {
+        self.media.own_address()
     }
 
     pub(super) fn id(&self) -> CallRef {

@@ -3,10 +3,13 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Json, Response};
+use futures::StreamExt as _;
 use futures::stream::{self, Stream};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -50,6 +53,7 @@ pub(super) fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(recorded))
         .routes(routes!(events))
         .routes(routes!(sip))
+        .routes(routes!(capture))
         .routes(routes!(hang_up))
 }
 
@@ -138,6 +142,41 @@ async fn sip(
     let company = caller.owner(&state, Role::Viewer, whose.company_id, Owned::Call, id).await?;
     let facts = state.store.sip_facts(company, id.into()).await?;
     facts.map(Json).ok_or_else(|| ApiError::new(Kind::NotFound))
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Capturing {
+    /// From 1 to 600; 60 unless told.
+    seconds: Option<u64>,
+    /// For the administrator alone: whose it is.
+    company_id: Option<Uuid>,
+}
+
+/// Capture a call that talks by SIP
+///
+/// A pcap file, as it happens: the call's messages so far without credentials, then its media packets until the call or
+/// the time is over. For whoever must hear what a peer really sends; noted in the audit log.
+#[utoipa::path(get, path = "/api/v1/calls/{id}/capture", tag = "calls", params(("id" = Uuid, Path), Capturing),
+    responses((status = 200, content_type = "application/vnd.tcpdump.pcap"), (status = "default", body = Problem)))]
+async fn capture(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Id(id): Id,
+    Params(wanted): Params<Capturing>,
+) -> Result<Response, ApiError> {
+    let company = caller.owner(&state, Role::Operator, wanted.company_id, Owned::Call, id).await?;
+    let seconds = wanted.seconds.unwrap_or(60);
+    if !(1..=600).contains(&seconds) {
+        return Err(ApiError::field("seconds", "must be from 1 to 600"));
+    }
+    let sip = state.sip.as_ref().ok_or_else(|| ApiError::new(Kind::NotRunning))?;
+    let pieces = sip.capture(id.into(), Duration::from_secs(seconds)).await;
+    let pieces = pieces.ok_or_else(|| ApiError::new(Kind::NotRunning))?;
+    state.note(&caller, company, "call.captured", id, json!({ "seconds": seconds })).await;
+    let kind = [(CONTENT_TYPE, "application/vnd.tcpdump.pcap")];
+    Ok((kind, Body::from_stream(pieces.map(Ok::<_, Infallible>))).into_response())
 }
 
 /// Show what was said on a call

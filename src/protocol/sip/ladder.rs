@@ -1,8 +1,7 @@
 //! The messages of one call as they were on the wire, without secrets: what an operator draws as a ladder.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::protocol::sip::target::Target;
 
@@ -58,65 +57,6 @@ impl Ladder {
     }
 }
 
-/// The messages as a capture file (pcap, raw IP), for tools that draw and dissect them. All of them are shown as UDP,
-/// whatever carried them, between `own` and each peer. `since_epoch` says what time of day an instant was.
-pub fn pcap(rungs: &[Rung], own: SocketAddr, since_epoch: impl Fn(Instant) -> Duration) -> Vec<u8> {
-    let mut out = Vec::new();
-    // Magic of microseconds, version 2.4, no zone, no accuracy, longest packet, link type 101 (raw IP).
-    for word in [0xa1b2_c3d4, 0x0002_0004_u32.rotate_left(16), 0, 0, 65_535, 101] {
-        out.extend_from_slice(&u32::to_le_bytes(word));
-    }
-    for rung in rungs {
-        let (from, to) = if rung.sent { (own, rung.peer.addr) } else { (rung.peer.addr, own) };
-        let packet = datagram(from, to, rung.text.as_bytes());
-        let at = since_epoch(rung.at);
-        let length = u32::try_from(packet.len()).unwrap_or(0);
-        let seconds = u32::try_from(at.as_secs()).unwrap_or(u32::MAX);
-        for word in [seconds, at.subsec_micros(), length, length] {
-            out.extend_from_slice(&word.to_le_bytes());
-        }
-        out.extend_from_slice(&packet);
-    }
-    out
-}
-
-/// UDP in IP, of the family that both ends have; else of IPv6 with mapped addresses. UDP's checksum is left out.
-fn datagram(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
-    // `MAX_TEXT` and what its redaction adds is far below 64 KiB.
-    let udp_length = u16::try_from(payload.len() + 8).unwrap_or(u16::MAX);
-    let mut out = Vec::with_capacity(payload.len() + 48);
-    match (from.ip(), to.ip()) {
-        (IpAddr::V4(source), IpAddr::V4(target)) => {
-            out.extend_from_slice(&[0x45, 0]);
-            out.extend_from_slice(&udp_length.saturating_add(20).to_be_bytes());
-            out.extend_from_slice(&[0, 0, 0x40, 0, 64, 17, 0, 0]);
-            out.extend_from_slice(&source.octets());
-            out.extend_from_slice(&target.octets());
-            let sum: u32 = out.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-            let folded = (sum & 0xffff) + (sum >> 16);
-            let checksum = !(((folded & 0xffff) + (folded >> 16)) as u16);
-            out[10..12].copy_from_slice(&checksum.to_be_bytes());
-        }
-        (source, target) => {
-            let mapped = |ip: IpAddr| match ip {
-                IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-                IpAddr::V6(ip) => ip.octets(),
-            };
-            out.extend_from_slice(&[0x60, 0, 0, 0]);
-            out.extend_from_slice(&udp_length.to_be_bytes());
-            out.extend_from_slice(&[17, 64]);
-            out.extend_from_slice(&mapped(source));
-            out.extend_from_slice(&mapped(target));
-        }
-    }
-    out.extend_from_slice(&from.port().to_be_bytes());
-    out.extend_from_slice(&to.port().to_be_bytes());
-    out.extend_from_slice(&udp_length.to_be_bytes());
-    out.extend_from_slice(&[0, 0]);
-    out.extend_from_slice(payload);
-    out
-}
-
 /// The text without answers to challenges and without SRTP keys.
 fn redact(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]);
@@ -156,26 +96,6 @@ mod tests {
         for kept in ["REGISTER sip:a", "Authorization: …", "k: 100rel", "CSeq: 1", "v=0", "a=crypto: …"] {
             assert!(out.contains(kept), "{kept} in {out}");
         }
-    }
-
-    #[test]
-    fn a_capture_holds_every_message_with_its_time_and_ends() {
-        let at = Instant::now();
-        let mut ladder = Ladder::new(9);
-        for (sent, addr) in [(true, "192.0.2.1:5060"), (false, "192.0.2.1:5060"), (true, "[2001:db8::1]:5061")] {
-            ladder.push(at, sent, &Target::new(Transport::Udp, addr.parse().unwrap()), b"OPTIONS");
-        }
-        let own = "192.0.2.9:5070".parse().unwrap();
-        let file = pcap(&ladder.into_rungs(), own, |_| Duration::from_millis(1_700_000_000_250));
-        assert_eq!(file[..8], [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0]);
-        assert_eq!(file.len(), 24 + 2 * (16 + 28 + 7) + (16 + 48 + 7));
-        let first = &file[24..24 + 16 + 35];
-        assert_eq!(u32::from_le_bytes(first[..4].try_into().unwrap()), 1_700_000_000);
-        assert_eq!(u32::from_le_bytes(first[4..8].try_into().unwrap()), 250_000);
-        let packet = &first[16..];
-        let sum: u32 = packet[..20].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-        assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "the checksum of the IP header");
-        assert_eq!((&packet[12..20], &packet[28..]), (&[192, 0, 2, 9, 192, 0, 2, 1][..], &b"OPTIONS"[..]));
     }
 
     #[test]
