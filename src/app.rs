@@ -203,7 +203,7 @@ impl App {
         let _ = self.upkeep.await;
         let _ = self.errands.await;
         // The last sender of the archive goes with the calls; its thread then ends by itself.
-        drop(self.calls);
+        drop((self.calls, self.sip));
         let archive = self.archive;
         let _ = tokio::time::timeout(CLOSE, tokio::task::spawn_blocking(move || archive.join())).await;
     }
