@@ -128,16 +128,15 @@ pub async fn provider_probes(config: &Config) -> Vec<Probe> {
     let mut integrations: Vec<_> = directory.integrations().cloned().collect();
     integrations.sort_by_key(|integration| integration.id);
     let clients = Arc::new(Clients::default());
-    let accounts: Vec<Probe> = integrations.iter().filter_map(|integration| account_probe(config, integration)).collect();
-    let asked = integrations
-        .into_iter()
-        .map(|integration| {
-            let clients = clients.clone();
-            let what = format!("{} {} / {}", integration.provider, integration.company, integration.name);
-            Probe::new(what, async move {
-                providers::verify(&clients, &integration).await.map_err(|problem| Failure::new(problem, ""))
-            })
-        });
+    let accounts: Vec<Probe> =
+        integrations.iter().filter_map(|integration| account_probe(config, integration)).collect();
+    let asked = integrations.into_iter().map(|integration| {
+        let clients = clients.clone();
+        let what = format!("{} {} / {}", integration.provider, integration.company, integration.name);
+        Probe::new(what, async move {
+            providers::verify(&clients, &integration).await.map_err(|problem| Failure::new(problem, ""))
+        })
+    });
     asked.chain(accounts).collect()
 }
 
@@ -147,9 +146,10 @@ fn account_probe(config: &Config, integration: &Integration) -> Option<Probe> {
     let account = sip.registration.as_ref()?;
     let what = format!("SIP account {}@{} of {}", account.user, account.registrar, integration.company);
     let config = config.sip.clone();
-    Some(Probe::new(what, async move {
-        try_registration(&config, &sip).await.map_err(|problem| Failure::new(problem, ""))
-    }))
+    Some(Probe::new(
+        what,
+        async move { try_registration(&config, &sip).await.map_err(|problem| Failure::new(problem, "")) },
+    ))
 }
 
 /// `config` is what reading the configuration gave; `engines` makes the probes of what it names.

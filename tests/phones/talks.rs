@@ -1,5 +1,6 @@
 //! A telephone calls an agent's line straight: what both hear, what interrupts whom, and what the record says of it.
 
+use reqwest::Method;
 use serde_json::json;
 
 use crate::baresip::{Baresip, Set, loudness};
@@ -53,6 +54,11 @@ async fn a_telephone_asks_and_hears_the_answer() {
             (said.iter().filter(|line| line.starts_with("agent:")).count() >= 2).then_some(())
         })
         .await;
+        let file = company.request(Method::GET, &format!("/calls/{call}/capture?seconds=1")).send().await.expect("answers");
+        let file = file.bytes().await.expect("a file");
+        assert_eq!(file[..4], [0xd4, 0xc3, 0xb2, 0xa1], "pcap");
+        let holds = |text: &[u8]| file.windows(text.len()).any(|part| part == text);
+        assert!(file.len() > 5_000 && holds(b"INVITE sip:+380441234567"), "{} bytes", file.len());
         phone.hang_up().await;
         let record = company.record(call).await;
         assert_eq!(record["end"], json!({ "by": "caller", "reason": "hung_up" }), "{record}");
