@@ -280,7 +280,8 @@ enum Format {
 /// The formats of a line that we know, in its order.
 fn formats(media: &Media) -> Vec<(u8, Format)> {
     let known = |text: &String| {
-        let payload_type = text.parse::<u8>().ok().filter(|number| *number < 128)?;
+        // `09` and `+9` parse as numbers, and are not what an answer would repeat.
+        let payload_type = text.parse::<u8>().ok().filter(|number| *number < 128 && number.to_string() == *text)?;
         let Some(map) = media.rtpmaps.iter().find(|map| map.payload_type == payload_type) else {
             // RFC 3551 §6: these need no rtpmap.
             let codec = match payload_type {
@@ -458,7 +459,7 @@ mod tests {
         assert_eq!(agreed(offered, &lines).codec, Codec::G722);
         let running = answer(&remote(offered, &lines), &local(), Some(Codec::Pcmu)).expect("agrees").plan;
         assert_eq!(running.codec, Codec::Pcmu, "a running call keeps its codec");
-        let none = answer(&remote("4000 RTP/AVP 18 3", &[]), &local(), None);
+        let none = answer(&remote("4000 RTP/AVP 18 3 09 +8 128", &[]), &local(), None);
         assert_eq!(none, Err(NegotiateError::NoCodec));
     }
 
