@@ -39,7 +39,7 @@ pub enum CallEvent {
     Offer { offer: Bytes },
     /// The peer wants us to make an offer: reply with `AnswerOffer`; its answer comes as `Acked`.
     OfferWanted,
-    /// The answer to an offer of ours.
+    /// The answer to an offer of ours, or to the same offer again when the session was refreshed.
     OfferAnswered { answer: Option<Bytes> },
     /// The session stays as it was.
     OfferRefused { status: u16 },
