@@ -1,5 +1,5 @@
 //! SIP (RFC 3261) as state machines: bytes, commands and `now` in; bytes, events and a deadline out. Bodies are opaque
-//! here: offers and answers are the business of `protocol::sdp` and of the call.
+//! here: offers and answers are the business of `protocol::sdp` and of the call. The way in is [`endpoint::Endpoint`].
 
 pub mod admission;
 pub mod alarm;

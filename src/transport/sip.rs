@@ -11,7 +11,6 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -515,7 +514,7 @@ impl Task {
             match socket.try_recv_from(buffer) {
                 Ok((length, peer)) => {
                     let source = Target::new(Transport::Udp, peer);
-                    self.endpoint.on_bytes(now(), &source, &Bytes::copy_from_slice(&buffer[..length]));
+                    self.endpoint.on_datagram(now(), &source, &buffer[..length]);
                     self.carry_out();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

@@ -39,7 +39,7 @@ pub enum CallEvent {
     Offer { offer: Bytes },
     /// The peer wants us to make an offer: reply with `AnswerOffer`; its answer comes as `Acked`.
     OfferWanted,
-    /// The answer to an offer of ours.
+    /// The answer to an offer of ours, or to the same offer again when the session was refreshed.
     OfferAnswered { answer: Option<Bytes> },
     /// The session stays as it was.
     OfferRefused { status: u16 },
@@ -118,7 +118,38 @@ pub enum Refusal {
     Failed,
 }
 
+impl Cause {
+    /// Stable, for metrics and records.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::HungUp => "hung_up",
+            Self::Cancelled => "cancelled",
+            Self::Refused(refusal) => refusal.label(),
+            Self::NoAnswer => "no_answer",
+            Self::Declined => "declined_by_us",
+            Self::NoAck => "no_ack",
+            Self::SessionExpired => "session_expired",
+            Self::Lost => "lost",
+            Self::Unreachable => "unreachable",
+            Self::Replaced => "replaced",
+            Self::Overload => "overload",
+        }
+    }
+}
+
 impl Refusal {
+    /// Stable, for metrics and records.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Declined => "declined",
+            Self::NoAnswer => "no_answer",
+            Self::NotFound => "not_found",
+            Self::Forbidden => "forbidden",
+            Self::Failed => "failed",
+        }
+    }
+
     pub const fn of(status: u16) -> Self {
         match status {
             486 | 600 => Self::Busy,

@@ -382,11 +382,26 @@ impl Endpoint {
 
     /// A message: a datagram, or what `stream::StreamReader` cut out of a connection.
     pub fn on_bytes(&mut self, now: Instant, source: &Target, bytes: &Bytes) {
-        self.stats.messages += 1;
-        if !self.peers.may_send(now, source.addr.ip()) {
-            self.stats.flooded += 1;
-            return;
+        if self.may_read(now, source) {
+            self.read(now, source, bytes);
         }
+    }
+
+    /// A datagram that is still in its reader's buffer: it is copied only if its sender is within its rate.
+    pub fn on_datagram(&mut self, now: Instant, source: &Target, bytes: &[u8]) {
+        if self.may_read(now, source) {
+            self.read(now, source, &Bytes::copy_from_slice(bytes));
+        }
+    }
+
+    fn may_read(&mut self, now: Instant, source: &Target) -> bool {
+        self.stats.messages += 1;
+        let may = self.peers.may_send(now, source.addr.ip());
+        self.stats.flooded += u64::from(!may);
+        may
+    }
+
+    fn read(&mut self, now: Instant, source: &Target, bytes: &Bytes) {
         if bytes.len() > self.core.options.limits.max_message_bytes {
             self.stats.malformed += 1;
             return;

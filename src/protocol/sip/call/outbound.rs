@@ -14,7 +14,7 @@ use crate::protocol::sip::ladder::Ladder;
 use crate::protocol::sip::message::{Method, Request, Response};
 use crate::protocol::sip::target::Target;
 use crate::protocol::sip::transaction::{ClientEvent, ClientKey, Outcome};
-use crate::protocol::sip::value::{NameAddr, SipUri};
+use crate::protocol::sip::value::{NameAddr, SipUri, is_token};
 
 /// Callees that may ring at once before a fork has no early dialog of its own any more.
 const MAX_FORKS: usize = 8;
@@ -33,7 +33,7 @@ pub struct Dial {
     pub credentials: Option<Credentials>,
     /// Our Contact; `None`: our address as the target would see it.
     pub contact: Option<SipUri>,
-    /// More header fields, such as `X-` ones.
+    /// More header fields, such as `X-` ones. What makes the call (From, Route and so on) is left out.
     pub headers: Vec<(String, String)>,
     /// The offer.
     pub body: Bytes,
@@ -144,7 +144,7 @@ impl Call {
         request.headers.push("Session-Expires", interval.as_secs().to_string());
         request.headers.push("Min-SE", core.options.min_session.as_secs().to_string());
         request.headers.push("Accept", "application/sdp");
-        for (name, value) in &dial.headers {
+        for (name, value) in dial.headers.iter().filter(|(name, _)| is_ours_to_add(name)) {
             request.headers.push(name, value.clone());
         }
         request.set_body("application/sdp", dial.body.clone());
@@ -402,6 +402,29 @@ impl Call {
             _ => self.end(Side::Nobody, Cause::Unreachable, None, words),
         }
     }
+}
+
+/// Whether a field may come from whoever dials: the ones that make the call are not theirs.
+fn is_ours_to_add(name: &str) -> bool {
+    const MADE_HERE: [&str; 16] = [
+        "Via",
+        "From",
+        "To",
+        "Call-ID",
+        "CSeq",
+        "Contact",
+        "Route",
+        "Max-Forwards",
+        "Content-Length",
+        "Content-Type",
+        "Authorization",
+        "Proxy-Authorization",
+        "Session-Expires",
+        "Supported",
+        "Require",
+        "Allow",
+    ];
+    is_token(name) && name.len() > 1 && !MADE_HERE.iter().any(|own| own.eq_ignore_ascii_case(name))
 }
 
 /// What the next INVITE is made of.

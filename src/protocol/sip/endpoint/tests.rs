@@ -1201,7 +1201,11 @@ fn calls_go_out_by_the_account_and_unregistering_says_so() {
         account: ACCOUNT,
         to: to.into(),
         display: "Acme \"AI\"".into(),
-        headers: vec![("X-Ref".into(), "7".into())],
+        headers: vec![
+            ("X-Ref".into(), "7\r\nX-Evil: 1".into()),
+            ("From".into(), "<sip:eve@x>".into()),
+            ("X-Evil: 1\r\nX".into(), "8".into()),
+        ],
         offer: body("v=0"),
         ring_limit: None,
     };
@@ -1211,7 +1215,8 @@ fn calls_go_out_by_the_account_and_unregistering_says_so() {
     let invite = world.heard().pop().unwrap();
     assert!(invite.starts_with("INVITE sip:+380501234567@192.0.2.99 SIP/2.0"), "{invite}");
     assert!(field(&invite, "From").starts_with("\"Acme \\\"AI\\\"\" <sip:bob@192.0.2.99>;tag="));
-    assert_eq!(field(&invite, "X-Ref"), "7");
+    assert!(field(&invite, "X-Ref").starts_with('7') && field(&invite, "X-Evil").is_empty(), "{invite}");
+    assert!(!invite.contains("eve"));
     for wrong in ["", "a b", "sip:", "x\r\nY: z"] {
         assert_eq!(world.endpoint(A).dial_account(now, dial(wrong)), Err(DialError::BadTarget), "{wrong}");
     }
