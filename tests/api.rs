@@ -437,7 +437,7 @@ fn least_role(method: &Method, path: &str) -> Role {
     match (method.as_str(), path.trim_start_matches("/api/v1/")) {
         (_, "users" | "users/{id}" | "keys" | "keys/{id}" | "audit") => Role::Owner,
         (_, "integrations/{id}/webhook" | "integrations/{id}/verify") => Role::Owner,
-        (_, "integrations/{id}/lines") => Role::Operator,
+        (_, "integrations/{id}/lines" | "calls/{id}/capture") => Role::Operator,
         ("GET", _) => Role::Viewer,
         (_, "integrations" | "integrations/{id}" | "companies/{id}" | "companies") => Role::Owner,
         _ => Role::Operator,

@@ -171,6 +171,7 @@ async fn capture(
     if !(1..=600).contains(&seconds) {
         return Err(ApiError::field("seconds", "must be from 1 to 600"));
     }
+    record(&state, company, id).await?;
     let sip = state.sip.as_ref().ok_or_else(|| ApiError::new(Kind::NotRunning))?;
     let pieces = sip.capture(id.into(), Duration::from_secs(seconds)).await;
     let pieces = pieces.ok_or_else(|| ApiError::new(Kind::NotRunning))?;
