@@ -165,7 +165,7 @@ impl App {
                 let (urls, proxies) = (state.urls.clone(), state.proxies.clone());
                 let (live, outbound) = (Arc::new(calls.clone()), Arc::new(door.desk().clone()));
                 let knowledge = knowledge.unwrap_or_else(|| KnowledgeBases::without_vectors(store.clone()));
-                sockets.spawn(index_waiting(knowledge.clone(), closing.clone()));
+                sockets.spawn(index_waiting(knowledge.clone(), draining.clone()));
                 let api = ApiState {
                     knowledge,
                     admin: config.security.admin_token.as_ref().map(Token::new),
@@ -202,21 +202,28 @@ impl App {
     }
 }
 
-/// Indexes documents whose process died over them.
+/// Indexes documents whose process died over them, of this server or another.
 async fn index_waiting(knowledge: KnowledgeBases, stop: CancellationToken) {
+    let mut round = tokio::time::interval(WAITING);
     let work = async {
-        match knowledge.waiting().await {
-            Ok(documents) => {
-                for document in documents {
-                    // What went wrong is in the document's state.
-                    let _ = knowledge.index(document).await;
+        loop {
+            round.tick().await;
+            match knowledge.waiting().await {
+                Ok(documents) => {
+                    for document in documents {
+                        // What went wrong is in the document's state.
+                        let _ = knowledge.index(document).await;
+                    }
                 }
+                Err(fault) => warn!(error = %fault, "documents that wait could not be looked for"),
             }
-            Err(fault) => warn!(error = %fault, "documents that wait could not be looked for"),
         }
     };
     stop.run_until_cancelled(work).await;
 }
+
+/// A claim of a process that died ends after ten minutes.
+const WAITING: Duration = Duration::from_secs(300);
 
 /// Lets events act that failed before or whose process died, until it is told to stop; then waits for those under way.
 async fn run_errands(door: Door, reconcile: Duration, stop: CancellationToken) {

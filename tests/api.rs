@@ -1091,18 +1091,20 @@ async fn a_document_is_uploaded_found_and_removed(base: Base) {
     // Who may not, what cannot be read, what is too large, what is no form.
     assert_eq!(upload(&acme.keys[&Role::Viewer], "a.txt", text.into()).await.0, 403);
     assert_eq!(upload(other.owner(), "a.txt", text.into()).await.0, 404);
-    for (name, bytes, status, slug, detail) in [
-        ("a.pdf", b"no PDF".to_vec(), 422, "document", "no PDF"),
-        ("a.txt", Vec::new(), 422, "document", "empty"),
-    ] {
+    for (name, bytes, status, slug, detail) in
+        [("a.pdf", b"no PDF".to_vec(), 422, "document", "no PDF"), ("a.txt", Vec::new(), 422, "document", "empty")]
+    {
         let (told, refused) = upload(key, name, bytes).await;
         assert_eq!((told, &refused["type"]), (status, &json!(format!("/api/problems#{slug}"))), "{refused}");
         assert!(refused["detail"].as_str().unwrap_or_default().contains(detail), "{refused}");
     }
     let part = reqwest::multipart::Part::bytes(vec![b'x'; 21 << 20]).file_name("a.txt");
     let form = reqwest::multipart::Form::new().part("file", part);
-    // The server stops reading: the client may find the connection closed before it finds the answer.
-    if let Ok(response) = server.request(Method::POST, &documents, key).multipart(form).send().await {
+    // The server stops reading: the client may find its connection closed before it finds the answer, and it is of no
+    // use to anybody after it.
+    let once = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+    let upload_of_too_much = once.post(format!("{}{documents}", server.url)).bearer_auth(key).multipart(form);
+    if let Ok(response) = upload_of_too_much.send().await {
         assert_eq!(response.status(), 413);
     }
     assert_eq!(upload(key, "", text.into()).await.0, 422, "a document has a name");

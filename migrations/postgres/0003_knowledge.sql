@@ -45,17 +45,14 @@ CREATE TABLE knowledge_passage (
     seq BIGINT NOT NULL,
     place TEXT NOT NULL,
     text TEXT NOT NULL,
-    -- One word that only this base's passages have.
-    scope TEXT NOT NULL,
     -- Stems of place and text, separated by spaces.
     terms TEXT NOT NULL,
     -- Little-endian f32 of length 1, and the model that made them.
     vector BYTEA,
     model TEXT,
-    -- No parser comes between: the stems are the lexemes.
-    search TSVECTOR NOT NULL GENERATED ALWAYS AS
-        (array_to_tsvector(string_to_array(btrim(scope || ' ' || terms), ' '))) STORED
+    -- The stems with their base's mark before them, so that a search reads one base's passages and no others.
+    words TSVECTOR NOT NULL
 );
 CREATE INDEX knowledge_passage_document ON knowledge_passage (document_id, version);
 CREATE INDEX knowledge_passage_base ON knowledge_passage (base_id);
-CREATE INDEX knowledge_passage_search ON knowledge_passage USING gin (search);
+CREATE INDEX knowledge_passage_words ON knowledge_passage USING gin (words);

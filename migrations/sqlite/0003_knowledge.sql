@@ -45,8 +45,6 @@ CREATE TABLE knowledge_passage (
     seq INTEGER NOT NULL,
     place TEXT NOT NULL,
     text TEXT NOT NULL,
-    -- One word that only this base's passages have.
-    scope TEXT NOT NULL,
     -- Stems of place and text, separated by spaces.
     terms TEXT NOT NULL,
     -- Little-endian f32 of length 1, and the model that made them.
@@ -56,13 +54,11 @@ CREATE TABLE knowledge_passage (
 CREATE INDEX knowledge_passage_document ON knowledge_passage (document_id, version);
 CREATE INDEX knowledge_passage_base ON knowledge_passage (base_id);
 
--- Holds the index alone: the text stands in the table.
+-- Holds the index alone: the text stands in the table. Its words are the stems with their base's mark before them, so that
+-- a search reads one base's passages and no others.
 CREATE VIRTUAL TABLE knowledge_text USING fts5 (
-    scope, terms, content = '', contentless_delete = 1, tokenize = 'unicode61 remove_diacritics 0'
+    words, content = '', contentless_delete = 1, tokenize = 'unicode61 remove_diacritics 0'
 );
-CREATE TRIGGER knowledge_passage_added AFTER INSERT ON knowledge_passage BEGIN
-    INSERT INTO knowledge_text (rowid, scope, terms) VALUES (new.id, new.scope, new.terms);
-END;
 CREATE TRIGGER knowledge_passage_removed AFTER DELETE ON knowledge_passage BEGIN
     DELETE FROM knowledge_text WHERE rowid = old.id;
 END;

@@ -24,6 +24,8 @@ pub use search::{KnowledgeBases, Means};
 pub const MAX_BASES: i64 = 100;
 /// Documents of one base.
 pub const MAX_DOCUMENTS: i64 = 10_000;
+/// Passages of one base from which on it takes no more documents: their words' statistics are kept in memory.
+pub const MAX_SEARCHED: i64 = 200_000;
 /// Passages that one statement removes: no other write waits longer than for so many.
 const REMOVE_BATCH: i64 = 500;
 

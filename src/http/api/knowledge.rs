@@ -21,7 +21,7 @@ use crate::agent::knowledge::{Lookup, MAX_PASSAGES, MAX_QUERY, Passage};
 use crate::http::auth::Caller;
 use crate::store::Page;
 use crate::store::knowledge::extract::MAX_FILE;
-use crate::store::knowledge::{Added, BaseInfo, DocumentInfo, MAX_BASES, MAX_DOCUMENTS, Means, NewBase};
+use crate::store::knowledge::{Added, BaseInfo, DocumentInfo, MAX_BASES, MAX_DOCUMENTS, MAX_SEARCHED, Means, NewBase};
 use crate::store::owners::Owned;
 use crate::store::users::Role;
 
@@ -192,7 +192,7 @@ async fn upload(
         Added::Unchanged(document) => return Ok(Json(document).into_response()),
         Added::NoBase => return Err(missing()),
         Added::TooMany => {
-            let detail = format!("a knowledge base has at most {MAX_DOCUMENTS} documents");
+            let detail = format!("a knowledge base has at most {MAX_DOCUMENTS} documents and {MAX_SEARCHED} passages");
             return Err(ApiError::because(Kind::Cap, detail));
         }
         Added::Refused(reason) => return Err(ApiError::because(Kind::Document, reason)),

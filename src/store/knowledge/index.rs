@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::embeddings::EmbeddingError;
 use super::extract::{ExtractError, extract};
 use super::search::KnowledgeBases;
-use super::{DocumentInfo, DocumentState, MAX_DOCUMENTS, REMOVE_BATCH};
+use super::{DocumentInfo, DocumentState, MAX_DOCUMENTS, MAX_SEARCHED, REMOVE_BATCH};
 use crate::agent::knowledge::split::{self, Block, Piece};
 use crate::agent::knowledge::words::{Tongue, stems};
 use crate::store::StoreError;
@@ -36,7 +36,7 @@ pub enum Added {
     Unchanged(DocumentInfo),
     /// The company has no such base.
     NoBase,
-    /// The base has [`MAX_DOCUMENTS`].
+    /// The base has [`MAX_DOCUMENTS`], or [`MAX_SEARCHED`] passages.
     TooMany,
     /// It cannot be read, for a reason that its owner can understand. Nothing was stored.
     Refused(String),
@@ -83,7 +83,7 @@ impl KnowledgeBases {
         {
             return Ok(Added::Unchanged(there.clone()));
         }
-        if there.is_none() && info.documents >= MAX_DOCUMENTS {
+        if there.is_none() && (info.documents >= MAX_DOCUMENTS || info.passages >= MAX_SEARCHED) {
             return Ok(Added::TooMany);
         }
         let size = file.len();
@@ -165,7 +165,10 @@ impl KnowledgeBases {
         for (document,) in ids {
             if self.claim(document).await? {
                 match self.build(document).await {
-                    Ok(Some(one)) => built.push(one),
+                    Ok(Some(one)) => {
+                        built.push(one);
+                        self.hold(base).await?;
+                    }
                     Ok(None) => {}
                     Err(fault) => {
                         self.fail(document, &fault.to_string()).await?;
@@ -235,8 +238,9 @@ impl KnowledgeBases {
             what: format!("document {:?}", waiting.name),
             detail: "its text cannot be divided".into(),
         })??;
-        let (vectors, lacks) = self.vectors(&pieces).await;
-        let scope = scope(waiting.base_id);
+        let (vectors, lacks) = self.vectors(waiting.base_id, &pieces).await?;
+        let mark = mark(waiting.base_id);
+        let postgres = matches!(self.store.db, Db::Postgres(_));
         let model = self.embedder.as_ref().map(|embedder| embedder.model().to_owned());
         let mut seq = 0usize;
         for batch in pieces.chunks(ADD_BATCH) {
@@ -244,23 +248,36 @@ impl KnowledgeBases {
             for (piece, terms) in batch {
                 let vector = vectors.get(seq).map(|vector| packed(vector));
                 let model = vector.as_ref().and(model.clone());
-                tx.execute(
-                    "INSERT INTO knowledge_passage (base_id, document_id, version, seq, place, text, scope, terms, vector, model)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-                    args![
-                        waiting.base_id,
-                        document,
-                        version,
-                        seq,
-                        &piece.place,
-                        &piece.text,
-                        &scope,
-                        terms,
-                        Arg::from(vector),
-                        model
-                    ],
-                )
-                .await?;
+                let words = marked(&mark, terms.split(' '));
+                let mut values = args![
+                    waiting.base_id,
+                    document,
+                    version,
+                    seq,
+                    &piece.place,
+                    &piece.text,
+                    terms,
+                    Arg::from(vector),
+                    model
+                ];
+                if postgres {
+                    values.push(Arg::from(words));
+                    tx.execute(
+                        "INSERT INTO knowledge_passage (base_id, document_id, version, seq, place, text, terms, vector, model, words)
+                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, array_to_tsvector(string_to_array($10, ' ')))",
+                        values,
+                    )
+                    .await?;
+                } else {
+                    tx.execute(
+                        "INSERT INTO knowledge_passage (base_id, document_id, version, seq, place, text, terms, vector, model)
+                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                        values,
+                    )
+                    .await?;
+                    let words_of_it = "INSERT INTO knowledge_text (rowid, words) VALUES (last_insert_rowid(), $1)";
+                    tx.execute(words_of_it, args![words]).await?;
+                }
                 seq += 1;
             }
             tx.commit().await?;
@@ -277,8 +294,12 @@ impl KnowledgeBases {
     }
 
     /// Vectors for all pieces, or none and why: half a document that is found by meaning would hide the other half.
-    async fn vectors(&self, pieces: &[(Piece, String)]) -> (Vec<Vec<f32>>, Option<String>) {
-        let Some(embedder) = &self.embedder else { return (Vec::new(), None) };
+    async fn vectors(
+        &self,
+        base: Uuid,
+        pieces: &[(Piece, String)],
+    ) -> Result<(Vec<Vec<f32>>, Option<String>), StoreError> {
+        let Some(embedder) = &self.embedder else { return Ok((Vec::new(), None)) };
         let mut vectors: Vec<Vec<f32>> = Vec::with_capacity(pieces.len());
         for batch in pieces.chunks(embedder.batch) {
             let texts: Vec<String> =
@@ -294,11 +315,20 @@ impl KnowledgeBases {
                 Ok(made) => vectors.extend(made),
                 Err(fault) => {
                     warn!(error = %fault, "passages have no vectors: they are found by full text alone");
-                    return (Vec::new(), Some(format!("found by full text alone: {fault}")));
+                    return Ok((Vec::new(), Some(format!("found by full text alone: {fault}"))));
                 }
             }
+            self.hold(base).await?;
         }
-        (vectors, None)
+        Ok((vectors, None))
+    }
+
+    /// Says that the documents of a base are still worked on.
+    async fn hold(&self, base: Uuid) -> Result<(), StoreError> {
+        let held = "UPDATE knowledge_document SET claimed_at = $2
+                    WHERE base_id = $1 AND state = 'indexing' AND claimed_at IS NOT NULL";
+        self.store.db.execute(held, args![base, At::now()]).await?;
+        Ok(())
     }
 
     /// Searches what was built from here on. `false`: a document has changed since it was read; nothing was switched.
@@ -339,6 +369,9 @@ impl KnowledgeBases {
         {
             self.store.db.execute("ANALYZE knowledge_passage", args![]).await?;
         }
+        for base in bases {
+            self.refresh(base).await?;
+        }
         Ok(true)
     }
 
@@ -366,9 +399,15 @@ fn pieces(name: &str, blocks: &[Block], hint: Tongue) -> Result<Vec<(Piece, Stri
         .collect())
 }
 
-/// A word that no text can hold: stems have no base's id in them.
-pub(super) fn scope(base: Uuid) -> String {
-    format!("b{}", base.simple())
+/// What a base's words begin with in the index of all bases: 48 random bits of its id.
+pub(super) fn mark(base: Uuid) -> String {
+    base.simple().to_string()[20..].to_owned()
+}
+
+/// Stems with a base's mark, separated by spaces.
+pub(super) fn marked<'s>(mark: &str, stems: impl Iterator<Item = &'s str>) -> String {
+    let words = stems.filter(|stem| !stem.is_empty()).map(|stem| format!("{mark}{stem}"));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// As the store keeps a vector.

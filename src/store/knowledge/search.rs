@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::MAX_BASES;
 use super::embeddings::{Embedder, KnowledgeConfig};
-use super::index::scope;
+use super::index::{mark, marked};
 use crate::agent::knowledge::rank::{Stats, Term, fuse, nearest};
 use crate::agent::knowledge::words::{Asked, Tongue, asked};
 use crate::agent::knowledge::{Knowledge, KnowledgeError, Library, Lookup, MAX_PASSAGES, MAX_QUERY, Passage};
@@ -201,7 +201,7 @@ impl KnowledgeBases {
     async fn find_in(
         &self,
         id: Uuid,
-        base: &Base,
+        base: &Arc<Base>,
         words: &[Asked],
         vector: Option<&[f32]>,
         limit: usize,
@@ -213,10 +213,9 @@ impl KnowledgeBases {
         let mut by_text: Vec<i64> = scores.iter().filter(|(_, (score, _))| *score > 0.0).map(|(id, _)| *id).collect();
         by_text.sort_unstable_by(|a, b| scores[b].0.total_cmp(&scores[a].0).then(a.cmp(b)));
         let near = match vector {
-            Some(vector) if vector.len() == base.dimensions => nearest(&base.vectors, vector, NEAREST),
+            Some(vector) if vector.len() == base.dimensions => near(base.clone(), vector.to_vec()).await,
             _ => Vec::new(),
         };
-        let near: Vec<(i64, f32)> = near.into_iter().map(|(at, cosine)| (base.ids[at], cosine)).collect();
         let order = if near.is_empty() { by_text } else { fuse(&[by_text, near.iter().map(|(id, _)| *id).collect()]) };
         let order: Vec<i64> = order.into_iter().take(limit).collect();
         let missing: Vec<i64> = order.iter().copied().filter(|id| !scores.contains_key(id)).collect();
@@ -250,41 +249,38 @@ impl KnowledgeBases {
         if stems.is_empty() {
             return Ok(Vec::new());
         }
-        let scope = scope(base);
+        let words = marked(&mark(base), stems.iter().map(|(stem, _)| *stem));
         match &self.store.db {
             Db::Sqlite { .. } => {
-                let any = stems.iter().map(|(stem, _)| format!("\"{stem}\"")).collect::<Vec<_>>().join(" OR ");
-                let expression = format!("scope : \"{scope}\" AND terms : ({any})");
+                let any = words.split(' ').map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" OR ");
                 self.store
                     .db
                     .all(
                         "SELECT p.id, p.document_id, d.name, p.place, p.text, p.terms
-                         FROM (SELECT rowid AS id, bm25(knowledge_text, 0.0, 1.0) AS score FROM knowledge_text
-                               WHERE knowledge_text MATCH $1 ORDER BY score LIMIT $2) f
+                         FROM (SELECT rowid AS id FROM knowledge_text WHERE knowledge_text MATCH $1
+                               ORDER BY bm25(knowledge_text) LIMIT $2) f
                          JOIN knowledge_passage p ON p.id = f.id
                          JOIN knowledge_document d ON d.id = p.document_id AND d.version = p.version
                          WHERE p.base_id = $3",
-                        args![expression, CANDIDATES, base],
+                        args![any, CANDIDATES, base],
                     )
                     .await
             }
             Db::Postgres(_) => {
-                let words = stems.iter().map(|(stem, _)| *stem).collect::<Vec<_>>().join(" ");
                 let weights = stems.iter().map(|(_, weight)| weight.to_string()).collect::<Vec<_>>().join(" ");
                 self.store
                     .db
                     .all(
                         "WITH found AS (
                              SELECT p.id, SUM(a.weight) AS score
-                             FROM unnest(string_to_array($1, ' '), string_to_array($2, ' ')::float8[]) AS a (stem, weight)
-                             JOIN knowledge_passage p
-                                 ON p.search @@ (quote_literal($3::text) || ' & ' || quote_literal(a.stem))::tsquery
-                             WHERE p.base_id = $4
-                             GROUP BY p.id ORDER BY score DESC, p.id LIMIT $5)
+                             FROM unnest(string_to_array($1, ' '), string_to_array($2, ' ')::float8[]) AS a (word, weight)
+                             JOIN knowledge_passage p ON p.words @@ quote_literal(a.word)::tsquery
+                             WHERE p.base_id = $3
+                             GROUP BY p.id ORDER BY score DESC, p.id LIMIT $4)
                          SELECT p.id, p.document_id, d.name, p.place, p.text, p.terms FROM found f
                          JOIN knowledge_passage p ON p.id = f.id
                          JOIN knowledge_document d ON d.id = p.document_id AND d.version = p.version",
-                        args![words, weights, scope, base, CANDIDATES],
+                        args![words, weights, base, CANDIDATES],
                     )
                     .await
             }
@@ -308,18 +304,37 @@ impl KnowledgeBases {
         self.store.db.all(sql, args![ids]).await
     }
 
-    /// A base as its revision has it, from memory where it is there.
+    /// A base as its revision has it, from memory where it is there. While one lookup reads it again, the others take
+    /// what it was: that ranks a little worse and finds nothing that is gone.
     async fn held(&self, row: &BaseRow) -> Result<Arc<Base>, StoreError> {
-        if let Some(base) = self.memory.recall(row) {
-            return Ok(base);
-        }
-        let _reading = self.memory.reading.lock().await;
-        if let Some(base) = self.memory.recall(row) {
+        let before = match self.memory.recall(row.id) {
+            Some(base) if base.revision == row.revision => return Ok(base),
+            before => before,
+        };
+        let _reading = match (before, self.memory.reading.try_lock()) {
+            (_, Ok(reading)) => reading,
+            (Some(before), Err(_)) => return Ok(before),
+            (None, Err(_)) => self.memory.reading.lock().await,
+        };
+        if let Some(base) = self.memory.recall(row.id).filter(|base| base.revision == row.revision) {
             return Ok(base);
         }
         let base = Arc::new(self.read(row).await?);
         self.memory.keep(row.id, base.clone());
         Ok(base)
+    }
+
+    /// Reads a base again that is in use and has changed, so that no caller waits for it.
+    pub(super) async fn refresh(&self, base: Uuid) -> Result<(), StoreError> {
+        if self.memory.recall(base).is_none() {
+            return Ok(());
+        }
+        let row: Option<BaseRow> =
+            self.store.db.first("SELECT id, name, revision FROM knowledge_base WHERE id = $1", args![base]).await?;
+        match row {
+            Some(row) => self.held(&row).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     async fn read(&self, row: &BaseRow) -> Result<Base, StoreError> {
@@ -333,11 +348,9 @@ impl KnowledgeBases {
                 args![row.id],
             )
             .await?;
-        let mut base = Base {
-            revision: row.revision,
-            stats: Stats::of(terms.iter().map(|(terms,)| terms.as_str())),
-            ..Base::default()
-        };
+        // Some tens of milliseconds: not for a thread that calls run on.
+        let counted = tokio::task::spawn_blocking(move || Stats::of(terms.iter().map(|(terms,)| terms.as_str()))).await;
+        let mut base = Base { revision: row.revision, stats: counted.unwrap_or_default(), ..Base::default() };
         let Some(embedder) = &self.embedder else { return Ok(base) };
         let vectors: Vec<(i64, Vec<u8>)> = self
             .store
@@ -365,10 +378,20 @@ impl KnowledgeBases {
     }
 }
 
+/// The passages nearest to a vector, on a thread of their own: ten thousand comparisons take milliseconds.
+async fn near(base: Arc<Base>, vector: Vec<f32>) -> Vec<(i64, f32)> {
+    let found = tokio::task::spawn_blocking(move || {
+        let near = nearest(&base.vectors, &vector, NEAREST);
+        near.into_iter().map(|(at, cosine)| (base.ids[at], cosine)).collect()
+    });
+    // Nothing in there panics; if the runtime is closing, nobody waits for an answer.
+    found.await.unwrap_or_default()
+}
+
 impl Memory {
-    fn recall(&self, row: &BaseRow) -> Option<Arc<Base>> {
+    fn recall(&self, id: Uuid) -> Option<Arc<Base>> {
         let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = bases.get_mut(&row.id).filter(|held| held.base.revision == row.revision)?;
+        let held = bases.get_mut(&id)?;
         held.used = Instant::now();
         Some(held.base.clone())
     }
