@@ -1067,10 +1067,13 @@ async fn a_document_is_uploaded_found_and_removed(base: Base) {
     assert_eq!(server.post("/api/v1/knowledge", key, json!({ "name": "Rules" })).await.0, 409);
     let path = format!("/api/v1/knowledge/{}", made["id"].as_str().unwrap());
     let documents = format!("{path}/documents");
+    // A connection whose form was refused before it was read is of no use to the next request.
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).pool_max_idle_per_host(0).build().unwrap();
+    let at = format!("{}{documents}", server.url);
     let upload = async |key: &str, name: &str, bytes: Vec<u8>| -> (u16, Value) {
         let part = reqwest::multipart::Part::bytes(bytes).file_name(name.to_owned());
         let form = reqwest::multipart::Form::new().text("note", "x").part("file", part);
-        let response = server.request(Method::POST, &documents, key).multipart(form).send().await.unwrap();
+        let response = client.post(&at).bearer_auth(key).multipart(form).send().await.unwrap();
         (response.status().as_u16(), response.json().await.unwrap_or_default())
     };
     let text = "Скасування\n\nБронювання можна скасувати безкоштовно за дві доби.";
@@ -1100,11 +1103,9 @@ async fn a_document_is_uploaded_found_and_removed(base: Base) {
     }
     let part = reqwest::multipart::Part::bytes(vec![b'x'; 21 << 20]).file_name("a.txt");
     let form = reqwest::multipart::Form::new().part("file", part);
-    // The server stops reading: the client may find its connection closed before it finds the answer, and it is of no
-    // use to anybody after it.
-    let once = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-    let upload_of_too_much = once.post(format!("{}{documents}", server.url)).bearer_auth(key).multipart(form);
-    if let Ok(response) = upload_of_too_much.send().await {
+    // The server stops reading: the client may find its connection closed before it finds the answer.
+    let too_much = client.post(&at).bearer_auth(key).multipart(form);
+    if let Ok(response) = too_much.send().await {
         assert_eq!(response.status(), 413);
     }
     assert_eq!(upload(key, "", text.into()).await.0, 422, "a document has a name");
