@@ -23,7 +23,7 @@ const CLAIM_MS: i64 = 10 * 60 * 1000;
 /// A document that was replaced while its passages were made is made again, so often at most.
 const ROUNDS: usize = 8;
 /// PostgreSQL plans by its statistics: after so many passages at once it is told to look again.
-const MANY: usize = 1000;
+const MANY: usize = 200;
 /// Documents that wait which one look finds.
 const WAITING: i64 = 1000;
 
