@@ -4,6 +4,7 @@ pub mod builtin;
 pub mod dialling;
 pub mod extract;
 pub mod hear;
+pub mod knowledge;
 pub mod memory;
 pub mod phrases;
 pub mod profile;

@@ -40,6 +40,7 @@ use crate::speech::tts::fallback::{FallbackSynthesizer, TtsFallbackConfig};
 use crate::speech::tts::openai::OpenAiTts;
 use crate::store::Store;
 use crate::store::directory::Directory;
+use crate::store::knowledge::KnowledgeBases;
 use crate::store::ledger::Ledger;
 use crate::telemetry;
 use crate::transport::rtp_udp::ports::RtpPorts;
@@ -132,6 +133,11 @@ impl App {
             ledger,
             config.speech.vad,
         );
+        let knowledge = store.clone().map(|store| KnowledgeBases::open(store, &config.knowledge));
+        let knowledge = knowledge.transpose().context("knowledge.base_url")?;
+        if let Some(knowledge) = &knowledge {
+            calls.use_library(Arc::new(knowledge.clone()));
+        }
         for line in directory.load().lines() {
             if let Err(fault) = calls.can_run(&line.agent) {
                 warn!(agent = %line.agent.name, %fault, "a line is answered by an agent that cannot take calls");
@@ -172,7 +178,10 @@ impl App {
             Some(store) => {
                 let (urls, proxies) = (state.urls.clone(), state.proxies.clone());
                 let (live, outbound) = (Arc::new(calls.clone()), Arc::new(door.desk().clone()));
+                let knowledge = knowledge.unwrap_or_else(|| KnowledgeBases::without_vectors(store.clone()));
+                sockets.spawn(index_waiting(knowledge.clone(), draining.clone()));
                 let api = ApiState {
+                    knowledge,
                     admin: config.security.admin_token.as_ref().map(Token::new),
                     setup,
                     sip: Some(sip.clone()),
@@ -208,6 +217,29 @@ impl App {
         let _ = tokio::time::timeout(CLOSE, tokio::task::spawn_blocking(move || archive.join())).await;
     }
 }
+
+/// Indexes documents whose process died over them, of this server or another.
+async fn index_waiting(knowledge: KnowledgeBases, stop: CancellationToken) {
+    let mut round = tokio::time::interval(WAITING);
+    let work = async {
+        loop {
+            round.tick().await;
+            match knowledge.waiting().await {
+                Ok(documents) => {
+                    for document in documents {
+                        // What went wrong is in the document's state.
+                        let _ = knowledge.index(document).await;
+                    }
+                }
+                Err(fault) => warn!(error = %fault, "documents that wait could not be looked for"),
+            }
+        }
+    };
+    stop.run_until_cancelled(work).await;
+}
+
+/// A claim of a process that died ends after ten minutes.
+const WAITING: Duration = Duration::from_secs(300);
 
 /// Lets events act that failed before or whose process died, until it is told to stop; then waits for those under way.
 async fn run_errands(door: Door, reconcile: Duration, stop: CancellationToken) {

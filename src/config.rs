@@ -27,6 +27,7 @@ use crate::speech::stt::whisper::WhisperConfig;
 use crate::speech::tts::espeak::EspeakConfig;
 use crate::speech::tts::openai::OpenAiTtsConfig;
 use crate::speech::{llm, stt, tts};
+use crate::store::knowledge::embeddings::KnowledgeConfig;
 use crate::store::leaves::{self, Leaf, LeafFault};
 use crate::store::secrets::Sealer;
 use crate::store::{StoreConfig, setup};
@@ -54,6 +55,7 @@ pub struct Config {
     pub store: StoreConfig,
     pub speech: SpeechConfig,
     pub llm: LlmConfig,
+    pub knowledge: KnowledgeConfig,
     pub turn: TurnSettings,
     pub security: SecurityConfig,
     pub limits: LimitsConfig,
@@ -308,6 +310,7 @@ impl Config {
         faults.extend(self.speech.tts.espeak.faults());
         faults.extend(self.speech.tts.openai.faults());
         faults.extend(self.llm.openai.faults());
+        faults.extend(self.knowledge.faults().into_iter().map(|(key, problem)| format!("knowledge.{key} {problem}")));
         let mut require = |holds: bool, fault: String| {
             if !holds {
                 faults.push(fault);

@@ -29,6 +29,7 @@ pub mod directory;
 pub mod inbox;
 pub mod integrations;
 pub mod keys;
+pub mod knowledge;
 pub mod leaves;
 pub mod ledger;
 pub mod lines;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -29,6 +30,7 @@ use offhook::store::calls::{CallRecord, Interruptions};
 use offhook::store::companies::CompanySettings;
 use offhook::store::directory::Integration;
 use offhook::store::integrations::NewIntegration;
+use offhook::store::knowledge::{Added, KnowledgeBases, NewBase};
 use offhook::store::messages::NewMessage;
 use offhook::store::users::Role;
 use offhook::telephony::{CallEnd, CallId, Direction, EndReason, Party, PhoneNumber};
@@ -57,6 +59,7 @@ on_every_store! {
     an_onlooker_sees_a_call_until_it_ends
     no_answer_and_no_audit_entry_holds_a_secret
     twilios_webhooks_are_verified_written_shown_and_put_back
+    a_document_is_uploaded_found_and_removed
 }
 
 const SID: &str = "AC00000000000000000000000000000001";
@@ -135,6 +138,8 @@ struct Place {
     call: CallId,
     message: Uuid,
     key_id: Uuid,
+    knowledge: Uuid,
+    document: Uuid,
     user: Uuid,
     keys: BTreeMap<Role, String>,
 }
@@ -246,10 +251,31 @@ impl Server {
             keys.insert(role, secret.expose_secret().to_owned());
         }
         let (key, _) = store.add_key(company, "to be revoked", Role::Viewer).await.unwrap();
+        let NewBase::Made(base) = store.add_knowledge_base(company, "Hotel", "en").await.unwrap() else {
+            panic!("too many");
+        };
+        let bases = KnowledgeBases::without_vectors(store.clone());
+        let text = Bytes::from_static(b"Dogs are welcome for ten euros a night.");
+        let Added::Taken(document) = bases.add(company, base.id, "pets.txt", text).await.unwrap() else {
+            panic!("not taken");
+        };
+        bases.index(document.id).await.unwrap();
         let email = format!("anna@{}.example", name.to_lowercase());
         let password = SecretString::from("correct horse");
         let user = store.add_user(company, &email, "Anna", &password, Role::Owner).await.unwrap();
-        Place { company, integration, agent, line, call: call.id, message, key_id: key.id, user, keys }
+        Place {
+            company,
+            integration,
+            agent,
+            line,
+            call: call.id,
+            message,
+            key_id: key.id,
+            knowledge: base.id,
+            document: document.id,
+            user,
+            keys,
+        }
     }
 
     async fn document(&self) -> Value {
@@ -339,9 +365,10 @@ fn filled(path: &str, place: &Place) -> String {
         "messages" => place.message,
         "keys" => place.key_id,
         "users" => place.user,
+        "knowledge" => place.knowledge,
         _ => Uuid::nil(),
     };
-    path.replace("{id}", &id.to_string())
+    path.replace("{id}", &id.to_string()).replace("{document}", &place.document.to_string())
 }
 
 /// A body that is good, with `place`'s ids where it names things.
@@ -367,6 +394,7 @@ fn good_body(method: &Method, path: &str, place: &Place) -> Option<Value> {
         ("POST", "/api/v1/agents") | ("PUT", "/api/v1/agents/{id}") => agent,
         ("PUT", "/api/v1/agents/{id}/workflow") => json!({ "workflow": null }),
         ("POST", "/api/v1/calls") => json!({ "to": "+15550004444", "line_id": place.line }),
+        ("POST", "/api/v1/knowledge") => json!({ "name": "Second" }),
         ("POST", "/api/v1/messages") => json!({ "to": "+15550004444", "text": "hi", "line_id": place.line }),
         _ => return None,
     })
@@ -420,11 +448,21 @@ async fn what_belongs_to_another_company_is_not_there_on_any_route(base: Base) {
     let webhook = format!("/api/v1/integrations/{}/webhook", acme.integration);
     let body = json!({ "lines": [other.line] });
     assert_eq!(server.ask(Method::PUT, &webhook, acme.owner(), Some(body)).await.0, 422);
-    for list in ["integrations", "lines", "agents", "calls", "messages", "keys", "users", "audit", "companies"] {
+    for list in
+        ["integrations", "lines", "agents", "calls", "messages", "keys", "users", "audit", "companies", "knowledge"]
+    {
         let text = server.get(&format!("/api/v1/{list}"), acme.owner()).await.to_string();
-        for id in
-            [other.company, other.integration, other.agent, other.line, other.call.uuid(), other.message, other.user]
-        {
+        for id in [
+            other.company,
+            other.integration,
+            other.agent,
+            other.line,
+            other.call.uuid(),
+            other.message,
+            other.user,
+            other.knowledge,
+            other.document,
+        ] {
             assert!(!text.contains(&id.to_string()), "{list}: {text}");
         }
     }
@@ -448,7 +486,8 @@ async fn every_route_asks_for_its_role_and_for_somebody(base: Base) {
     let server = Server::start(base).await;
     let acme = server.place("Acme").await;
     for (method, path) in server.operations().await {
-        let at = path.replace("{id}", &Uuid::nil().to_string());
+        let nothing = Uuid::nil().to_string();
+        let at = path.replace("{id}", &nothing).replace("{document}", &nothing);
         let body = good_body(&method, &path, &acme);
         if !(method == Method::POST && path == "/api/v1/session") {
             let mut request = server.client.request(method.clone(), format!("{}{at}", server.url));
@@ -611,6 +650,19 @@ async fn every_faulty_field_is_named_at_once(base: Base) {
         (Method::POST, "/api/v1/calls".to_owned(), json!({ "to": "112" }), vec!["to"]),
         (Method::POST, "/api/v1/calls".to_owned(), json!({ "to": "+15550004444", "tone": 1 }), vec!["tone"]),
         (Method::POST, "/api/v1/messages".to_owned(), json!({ "to": "+15550004444", "text": " " }), vec!["text"]),
+        (
+            Method::POST,
+            "/api/v1/knowledge".to_owned(),
+            json!({ "name": " x", "language": "" }),
+            vec!["name", "language"],
+        ),
+        (
+            Method::GET,
+            format!("/api/v1/knowledge/{}/search?q=%20&limit=21", acme.knowledge),
+            Value::Null,
+            vec!["q", "limit"],
+        ),
+        (Method::GET, format!("/api/v1/knowledge/{}/search", acme.knowledge), Value::Null, vec!["q"]),
         (Method::GET, "/api/v1/calls?limit=0".to_owned(), Value::Null, vec!["limit"]),
         (Method::GET, "/api/v1/calls?limit=201".to_owned(), Value::Null, vec!["limit"]),
         (Method::GET, "/api/v1/calls?from=yesterday".to_owned(), Value::Null, vec!["from"]),
@@ -653,7 +705,7 @@ async fn the_administrator_sees_all_and_names_a_company_where_it_creates(base: B
     assert_eq!(server.get("/api/v1/session", ADMIN).await["kind"], "admin");
     assert_eq!(server.get("/api/v1/companies", ADMIN).await["items"].as_array().unwrap().len(), 2);
     for place in [&acme, &other] {
-        for path in ["integrations", "lines", "agents", "calls", "messages"] {
+        for path in ["integrations", "lines", "agents", "calls", "messages", "knowledge"] {
             let path = filled(&format!("/api/v1/{path}/{{id}}"), place);
             server.get(&path, ADMIN).await;
         }
@@ -1004,4 +1056,70 @@ async fn twilios_webhooks_are_verified_written_shown_and_put_back(base: Base) {
     let shown = server.get(&path, key).await;
     assert!(shown["verified_at"].is_null() && shown["last_error"].is_string(), "{shown}");
     mock.stop().await;
+}
+
+async fn a_document_is_uploaded_found_and_removed(base: Base) {
+    let server = Server::start(base).await;
+    let (acme, other) = (server.place("Acme").await, server.place("Other").await);
+    let key = &acme.keys[&Role::Operator];
+    let (status, made) = server.post("/api/v1/knowledge", key, json!({ "name": "Rules", "language": "uk" })).await;
+    assert_eq!((status, &made["means"]), (201, &json!("text")), "{made}");
+    assert_eq!(server.post("/api/v1/knowledge", key, json!({ "name": "Rules" })).await.0, 409);
+    let path = format!("/api/v1/knowledge/{}", made["id"].as_str().unwrap());
+    let documents = format!("{path}/documents");
+    // A connection whose form was refused before it was read is of no use to the next request.
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).pool_max_idle_per_host(0).build().unwrap();
+    let at = format!("{}{documents}", server.url);
+    let upload = async |key: &str, name: &str, bytes: Vec<u8>| -> (u16, Value) {
+        let part = reqwest::multipart::Part::bytes(bytes).file_name(name.to_owned());
+        let form = reqwest::multipart::Form::new().text("note", "x").part("file", part);
+        let response = client.post(&at).bearer_auth(key).multipart(form).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap_or_default())
+    };
+    let text = "Скасування\n\nБронювання можна скасувати безкоштовно за дві доби.";
+    let (status, document) = upload(key, "rules.txt", text.into()).await;
+    assert_eq!((status, &document["name"]), (201, &json!("rules.txt")), "{document}");
+    let one = format!("{documents}/{}", document["id"].as_str().unwrap());
+    let begun = std::time::Instant::now();
+    while server.get(&one, key).await["state"] != "ready" {
+        assert!(begun.elapsed() < PATIENCE, "it is never indexed");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(upload(key, "rules.txt", text.into()).await.0, 200, "the same file again");
+    let found = server.get(&format!("{path}/search?q=скасувати+бронювання"), key).await;
+    let best = &found["items"][0];
+    assert_eq!((&best["title"], &best["document"]), (&json!("rules.txt"), &document["id"]), "{found}");
+    assert_eq!(server.get(&path, key).await["passages"], 1);
+
+    // Who may not, what cannot be read, what is too large, what is no form.
+    assert_eq!(upload(&acme.keys[&Role::Viewer], "a.txt", text.into()).await.0, 403);
+    assert_eq!(upload(other.owner(), "a.txt", text.into()).await.0, 404);
+    for (name, bytes, status, slug, detail) in
+        [("a.pdf", b"no PDF".to_vec(), 422, "document", "no PDF"), ("a.txt", Vec::new(), 422, "document", "empty")]
+    {
+        let (told, refused) = upload(key, name, bytes).await;
+        assert_eq!((told, &refused["type"]), (status, &json!(format!("/api/problems#{slug}"))), "{refused}");
+        assert!(refused["detail"].as_str().unwrap_or_default().contains(detail), "{refused}");
+    }
+    let part = reqwest::multipart::Part::bytes(vec![b'x'; 21 << 20]).file_name("a.txt");
+    let form = reqwest::multipart::Form::new().part("file", part);
+    // The server stops reading: the client may find its connection closed before it finds the answer.
+    let too_much = client.post(&at).bearer_auth(key).multipart(form);
+    if let Ok(response) = too_much.send().await {
+        assert_eq!(response.status(), 413);
+    }
+    assert_eq!(upload(key, "", text.into()).await.0, 422, "a document has a name");
+    assert_eq!(server.post(&documents, key, json!({ "file": "x" })).await.0, 400);
+    assert_eq!(server.get(&documents, key).await["items"].as_array().unwrap().len(), 1);
+
+    let (status, shown) = server.ask(Method::POST, &format!("{path}/reindex"), key, None).await;
+    assert_eq!((status, &shown["name"]), (202, &json!("Rules")), "{shown}");
+    for gone in [&one, &path] {
+        assert_eq!(server.ask(Method::DELETE, gone, key, None).await.0, 204);
+        assert_eq!(server.ask(Method::GET, gone, key, None).await.0, 404);
+    }
+    let log = server.get("/api/v1/audit?limit=200", acme.owner()).await.to_string();
+    for action in ["added", "document_added", "reindexed", "document_removed", "removed"] {
+        assert!(log.contains(&format!("knowledge.{action}")), "{action}");
+    }
 }

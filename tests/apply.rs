@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use offhook::agent::knowledge::Lookup;
 use offhook::cli::apply::{Args, Surroundings, apply};
 use offhook::store::directory::Directory;
+use offhook::store::knowledge::KnowledgeBases;
+use offhook::store::knowledge::embeddings::KnowledgeConfig;
 use offhook::store::{Store, StoreConfig};
 use secrecy::SecretString;
 use stores::Base;
@@ -30,6 +33,7 @@ on_every_store! {
     a_missing_public_url_is_warned_about
     credentials_are_sealed_on_disk_and_a_wrong_key_opens_nothing
     a_running_server_uses_a_change_within_a_second
+    documents_beside_the_file_are_indexed_once_and_again_when_they_change
 }
 
 const TOKEN: &str = "0123-very-secret";
@@ -102,8 +106,12 @@ impl Place {
     /// Whether it succeeded, and what it printed.
     async fn apply_with(&self, file: &Path, prune: bool, dry_run: bool) -> (bool, String) {
         let args = Args { file: file.to_owned(), prune, dry_run, no_verify: true };
-        let surroundings =
-            Surroundings { store: &self.store, secrets_key: self.key.as_ref(), public_url: self.public_url };
+        let surroundings = Surroundings {
+            store: &self.store,
+            secrets_key: self.key.as_ref(),
+            public_url: self.public_url,
+            knowledge: &KnowledgeConfig::default(),
+        };
         let lookup = |name: &str| match name {
             "TWILIO_ACCOUNT_SID" => Some(SID.to_owned()),
             "TWILIO_AUTH_TOKEN" => Some(TOKEN.to_owned()),
@@ -406,4 +414,49 @@ async fn a_running_server_uses_a_change_within_a_second(base: Base) {
 
     cancel.cancel();
     tokio::time::timeout(Duration::from_secs(10), watched.stopped()).await.expect("the task ends with its token");
+}
+
+async fn documents_beside_the_file_are_indexed_once_and_again_when_they_change(base: Base) {
+    let place = Place::new(base);
+    place.write("docs/rules.md", "# Pets\n\nDogs are welcome for ten euros a night.\n");
+    place.write("docs/hours.txt", "We are open from nine to six.");
+    let knowledge = |files: &str| {
+        format!("{ACME}\n[[knowledge]]\ncompany = \"Acme\"\nname = \"Hotel\"\nlanguage = \"en\"\nfiles = [{files}]\n")
+    };
+    let both = knowledge(r#""docs/rules.md", "docs/hours.txt""#);
+    let printed = place.apply(&both).await;
+    for line in [
+        "created knowledge Acme / Hotel",
+        "indexed document Acme / Hotel / rules.md (1 passages)",
+        "indexed document Acme / Hotel / hours.txt (1 passages)",
+    ] {
+        assert!(has(&printed, line), "{line}\n{printed}");
+    }
+    let found = async || {
+        let store = place.open().await;
+        let company = store.company_named("Acme").await.unwrap().unwrap().id;
+        let ask = Lookup { query: "dogs".into(), language: "en".into(), limit: 3 };
+        KnowledgeBases::without_vectors(store).search_named(company, &["Hotel".into()], &ask).await.unwrap()
+    };
+    assert_eq!(found().await[0].text, "Dogs are welcome for ten euros a night.");
+    let printed = place.apply(&both).await;
+    assert!(has(&printed, "unchanged document Acme / Hotel / rules.md"), "{printed}");
+    assert!(has(&printed, "unchanged knowledge Acme / Hotel"), "{printed}");
+    place.write("docs/rules.md", "# Pets\n\nNo dogs.\n");
+    let printed = place.apply(&both).await;
+    assert!(has(&printed, "indexed document Acme / Hotel / rules.md"), "{printed}");
+    assert_eq!(found().await.len(), 1, "the old words are gone");
+    assert_eq!(found().await[0].text, "No dogs.");
+
+    // What cannot be read is told, and costs nothing of what is there.
+    let printed = place.refuse(&knowledge(r#""docs/gone.md""#)).await;
+    assert!(printed.contains("[[knowledge]] 1 \"Hotel\": files: cannot read"), "{printed}");
+    place.write("docs/rules.md", "\u{0}\u{1}\u{2}");
+    let printed = place.refuse(&both).await;
+    assert!(has(&printed, "FAILED document Acme / Hotel / rules.md"), "{printed}");
+    assert_eq!(found().await[0].text, "No dogs.");
+    let file = place.write("setup.toml", &knowledge(r#""docs/hours.txt""#));
+    let (good, printed) = place.apply_with(&file, true, false).await;
+    assert!(good && has(&printed, "removed document Acme / Hotel / rules.md"), "{printed}");
+    assert!(found().await.is_empty());
 }

@@ -4,9 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use offhook::agent::builtin::{Builtin, Progress};
+use offhook::agent::knowledge::{Knowledge, KnowledgeError, Lookup, Passage};
 use offhook::agent::memory::Memory;
 use offhook::agent::profile::ModelChoice;
+use offhook::agent::tools::search_knowledge::{self, SearchKnowledge};
 use offhook::agent::tools::{CallEffect, ToolBox, ToolContext, ToolRegistry};
 use offhook::agent::workflow::{Expectation, Workflow};
 use offhook::speech::llm::{ChatRequest, LanguageModel, LlmEvent, Message};
@@ -608,4 +612,38 @@ async fn a_long_call_is_replayed_quickly_and_to_its_end() {
     let started = std::time::Instant::now();
     desk.talk(&[("a table for four on Friday at seven my name is Maria", "is that right?")]).await;
     assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+}
+
+/// Knows about the wallpaper, and is down when it is asked about the weather.
+struct Documents;
+
+impl Knowledge for Documents {
+    fn look_up(&self, ask: Lookup) -> BoxFuture<'static, Result<Vec<Passage>, KnowledgeError>> {
+        if ask.query.contains("weather") {
+            return futures::future::ready(Err(KnowledgeError::Store("down".into()))).boxed();
+        }
+        let score = if ask.query.contains("wallpaper") { 0.9 } else { 0.1 };
+        let text = "We have a terrace. The wallpaper is from Paris.".to_owned();
+        let passage =
+            Passage { document: Default::default(), title: "a.md".into(), place: "Walls".into(), text, score };
+        futures::future::ready(Ok(vec![passage])).boxed()
+    }
+}
+
+#[tokio::test]
+async fn what_no_rule_knows_is_answered_from_the_documents_and_the_open_question_is_put_again() {
+    let mut registry = ToolRegistry::with_call_tools();
+    registry.add(Arc::new(SearchKnowledge { knowledge: Arc::new(Documents), language: "en".into() }));
+    let mut desk = Desk::new();
+    let tools = ["remember", "handover", "end_call", search_knowledge::NAME];
+    desk.tools = ToolBox::new(tools, &registry).unwrap();
+    desk.talk(&[
+        ("Hello, I would like to book a table", "For how many people?"),
+        ("tell me about the wallpaper", "The wallpaper is from Paris. For how many people?"),
+        ("for four people", "A table for four. For which day?"),
+    ])
+    .await;
+    assert!(!desk.says("do you sell unicorns").await.contains("wallpaper"), "nothing is said that was not asked");
+    assert!(!desk.says("what about the weather").await.is_empty(), "documents that are down cost no turn");
+    desk.talk(&[("On Friday", "At what time?")]).await;
 }

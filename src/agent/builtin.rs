@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use super::extract::SlotValue;
 use super::hear::Heard;
+use super::knowledge::answer::answer;
+use super::tools::search_knowledge;
 use super::workflow::{Action, Expectation, Form, Kind, NodeId, Retry, Rule, Template, Workflow};
 use crate::speech::llm::{ChatRequest, Finish, LanguageModel, LlmError, LlmEvent, Message, ReplyStream, ToolCall};
 
@@ -319,7 +321,7 @@ impl<'w> Machine<'w> {
         if !self.hear(&whole, &mut run) {
             let last = Heard::new(&self.workflow.language, &turn.last);
             let alone = turn.last != turn.text && self.hear(&last, &mut run);
-            if !alone {
+            if !alone && !self.looked_up(&turn.text, &mut run) {
                 self.not_understood(&mut run);
             }
         }
@@ -551,6 +553,25 @@ impl<'w> Machine<'w> {
             }
             Kind::Collect { .. } => self.collect(None, run),
             Kind::Do(_) => {}
+        }
+    }
+
+    /// Answers from the agent's documents, where it has any and they hold it; then puts the open question again. `true`:
+    /// that was said, or is being looked up.
+    fn looked_up(&mut self, question: &str, run: &mut Run<'_>) -> bool {
+        let result = run.results.get(run.used).map(String::as_str);
+        match run.call(search_knowledge::NAME, || serde_json::json!({ "query": question })) {
+            Outcome::Pending => true,
+            Outcome::Refused => false,
+            Outcome::Done => {
+                // Looking ahead, nothing is taken as found.
+                let said = result.and_then(|result| answer(question, &self.workflow.language, result));
+                let Some(said) = said else { return false };
+                self.misses = 0;
+                run.say(said);
+                self.ask_again(run);
+                true
+            }
         }
     }
 

@@ -32,6 +32,9 @@ pub struct AgentProfile {
     /// Names of the tools it may use.
     #[serde(default)]
     pub tools: Vec<String>,
+    /// Names of the company's knowledge bases that it looks things up in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub knowledge: Vec<String>,
     /// Who gets a caller that asks for a person: a number or `sip:` address; empty = nobody, the wish is only noted.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub transfer_to: String,

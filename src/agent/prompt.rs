@@ -41,6 +41,10 @@ You answer text messages on a phone: what you write is sent as it stands.
 - Never say that something is done unless a tool has answered that it is. If a tool fails, say so in plain words.
 - If nothing needs an answer, such as a bare thank you, write one short friendly line.";
 
+const KNOWING: &str = "
+- Before you answer a question about the company, its prices, rules or services, look it up with search_knowledge, and say \
+only what is there. If nothing is there, say that you do not know.";
+
 /// The prompt of an agent that writes messages.
 pub fn writing_prompt(profile: &AgentProfile, facts: &CallFacts) -> String {
     compose(profile, facts, "who answers the text messages", WRITING, "This conversation", "they wrote to you")
@@ -70,6 +74,9 @@ fn compose(profile: &AgentProfile, facts: &CallFacts, role: &str, manners: &str,
         language_name(&profile.language)
     ));
     prompt.push_str(manners);
+    if !profile.knowledge.is_empty() {
+        prompt.push_str(KNOWING);
+    }
     let own: String = profile.prompt.trim().chars().take(MAX_PROMPT_CHARS).collect();
     if !own.is_empty() {
         prompt.push_str("\n\n");

@@ -15,6 +15,7 @@ use crate::telephony::{CallId, PhoneNumber};
 mod end_call;
 mod handover;
 mod remember;
+pub mod search_knowledge;
 pub mod telephone;
 
 /// Longest result that a model is given, in bytes; more costs tokens on every later turn.

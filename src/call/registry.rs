@@ -16,9 +16,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error, info_span, warn};
 use uuid::Uuid;
 
+use crate::agent::knowledge::Library;
 use crate::agent::memory::Memory;
 use crate::agent::profile::AgentProfile;
 use crate::agent::prompt::{self, CallFacts};
+use crate::agent::tools::search_knowledge::{self, SearchKnowledge};
 use crate::agent::tools::telephone::{self, Telephone};
 use crate::agent::tools::{ToolBox, ToolRegistry};
 use crate::call::actor::{Call, Parts};
@@ -153,6 +155,7 @@ struct Inner {
     ringing: DashMap<CallId, CancellationToken>,
     over: LastCalls,
     exchange: OnceLock<Weak<dyn Exchange>>,
+    library: OnceLock<Arc<dyn Library>>,
     draining: AtomicBool,
     drained: CancellationToken,
     tasks: TaskTracker,
@@ -169,6 +172,13 @@ impl Inner {
         }
         let mut names: Vec<&str> = agent.tools.iter().map(String::as_str).collect();
         names.extend(CALL_TOOLS.iter().filter(|name| !agent.tools.iter().any(|tool| tool == *name)));
+        if let (Some(library), false) = (self.library.get(), agent.knowledge.is_empty()) {
+            let knowledge = library.of(company, &agent.knowledge);
+            registry.add(Arc::new(SearchKnowledge { knowledge, language: agent.language.clone() }));
+            if !names.contains(&search_knowledge::NAME) {
+                names.push(search_knowledge::NAME);
+            }
+        }
         let there: Vec<&str> = registry.names().collect();
         names.retain(|name| there.contains(name) || !telephone::NAMES.contains(name));
         ToolBox::new(names, &registry).map_err(|error| error.to_string())
@@ -203,6 +213,7 @@ impl Calls {
                 ringing: DashMap::new(),
                 over: LastCalls::default(),
                 exchange: OnceLock::new(),
+                library: OnceLock::new(),
                 draining: AtomicBool::new(false),
                 drained: CancellationToken::new(),
                 tasks: TaskTracker::new(),
@@ -231,6 +242,11 @@ impl Calls {
     /// Where agents get their telephone tools from; said once.
     pub fn use_exchange(&self, exchange: Weak<dyn Exchange>) {
         let _ = self.inner.exchange.set(exchange);
+    }
+
+    /// Where agents look things up; said once.
+    pub fn use_library(&self, library: Arc<dyn Library>) {
+        let _ = self.inner.library.set(library);
     }
 
     /// What an agent needs to answer in writing.

@@ -10,6 +10,8 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::cli::providers;
 use crate::config::Config;
 use crate::providers::provider::Proof;
+use crate::store::knowledge::embeddings::KnowledgeConfig;
+use crate::store::knowledge::{DocumentChange, KnowledgeBases, Outcome};
 use crate::store::setup::{Fault, Setup};
 use crate::store::{Action, ApplyError, ApplyOptions, Diff, Store, StoreConfig, Webhook};
 
@@ -34,6 +36,8 @@ pub struct Surroundings<'a> {
     pub store: &'a StoreConfig,
     pub secrets_key: Option<&'a SecretString>,
     pub public_url: Option<&'a str>,
+    /// Where the vectors of documents come from.
+    pub knowledge: &'a KnowledgeConfig,
 }
 
 pub async fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
@@ -41,6 +45,7 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
         store: &config.store,
         secrets_key: config.security.secrets_key.as_ref(),
         public_url: config.server.public_url.as_deref(),
+        knowledge: &config.knowledge,
     };
     apply(&args, context, &|name| std::env::var(name).ok(), &mut io::stdout().lock()).await
 }
@@ -79,7 +84,9 @@ pub async fn apply(
     let settled = match &applied {
         Ok(diff) if !args.dry_run => {
             print(out, diff, args, context.public_url)?;
-            settle(args, &store, diff, context.public_url, out).await
+            let read = read_documents(args, &store, &setup, context.knowledge, out).await;
+            let settled = settle(args, &store, diff, context.public_url, out).await;
+            read.and_then(|read| settled.map(|settled| read && settled))
         }
         Ok(diff) => print(out, diff, args, context.public_url).map(|()| true).map_err(anyhow::Error::from),
         Err(_) => Ok(true),
@@ -136,6 +143,33 @@ fn print(out: &mut impl Write, diff: &Diff, args: &Args, public_url: Option<&str
         )?;
     }
     Ok(())
+}
+
+/// Indexes the documents of the file's knowledge bases. `false`: some could not be read.
+async fn read_documents(
+    args: &Args,
+    store: &Store,
+    setup: &Setup,
+    config: &KnowledgeConfig,
+    out: &mut impl Write,
+) -> anyhow::Result<bool> {
+    let bases = KnowledgeBases::open(store.clone(), config).context("knowledge.base_url")?;
+    let mut good = true;
+    for DocumentChange { name, outcome } in bases.apply(setup, args.prune).await? {
+        match outcome {
+            Outcome::Indexed(passages, None) => writeln!(out, "indexed    document     {name} ({passages} passages)")?,
+            Outcome::Indexed(passages, Some(lacks)) => {
+                writeln!(out, "indexed    document     {name} ({passages} passages, {lacks})")?;
+            }
+            Outcome::Unchanged => writeln!(out, "unchanged  document     {name}")?,
+            Outcome::Removed => writeln!(out, "removed    document     {name}")?,
+            Outcome::Failed(reason) => {
+                good = false;
+                writeln!(out, "FAILED     document     {name}: {reason}")?;
+            }
+        }
+    }
+    Ok(good)
 }
 
 /// Calls the providers of the file's integrations.

@@ -31,6 +31,7 @@ use crate::call::sip::SipLines;
 use crate::http::auth::{Caller, LogIns, SetupLink, Token};
 use crate::http::config::{ServerUrls, TrustedProxies};
 use crate::store::Store;
+use crate::store::knowledge::KnowledgeBases;
 use crate::telephony::CallId;
 
 mod accounts;
@@ -42,6 +43,7 @@ mod first;
 pub(crate) mod input;
 mod integrations;
 mod keys;
+mod knowledge;
 mod lines;
 mod messages;
 mod once;
@@ -87,6 +89,8 @@ impl LiveCalls for Calls {
 #[derive(Clone)]
 pub struct ApiState {
     pub store: Store,
+    /// How its documents are read and found.
+    pub knowledge: KnowledgeBases,
     pub calls: Arc<dyn LiveCalls>,
     pub outbound: Arc<dyn Outbound>,
     pub urls: Arc<ServerUrls>,
@@ -119,6 +123,7 @@ impl ApiState {
         recordings: &Path,
     ) -> Self {
         Self {
+            knowledge: KnowledgeBases::without_vectors(store.clone()),
             store,
             calls,
             outbound,
@@ -174,7 +179,7 @@ impl FromRequestParts<ApiState> for Client {
 #[openapi(
     info(
         title = "Offhook",
-        description = "Companies, integrations, lines, agents, calls and messages. Errors are RFC 9457 problem JSON, lists \
+        description = "Companies, integrations, lines, agents, knowledge, calls and messages. Errors are RFC 9457 problem JSON, lists \
                        are `{\"items\": […], \"next\": cursor or null}`. A key or a session belongs to one company; \
                        what belongs to another is not there (404). The administrator's token sees all companies and \
                        names one (`company_id`) where it lists or creates."
@@ -211,6 +216,7 @@ fn described() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
         .merge(wiring::routes())
         .merge(lines::routes())
         .merge(agents::routes())
+        .merge(knowledge::routes())
         .merge(calls::routes())
         .merge(messages::routes())
         .merge(audit::routes())

@@ -1,4 +1,4 @@
-//! A server with OpenAI's shapes: chat completions, speech, transcriptions, models. Delays count from a request's
+//! A server with OpenAI's shapes: chat completions, speech, transcriptions, embeddings, models. Delays count from a request's
 //! arrival on absolute deadlines and do not add up, so that what a client measures minus what was injected is the
 //! client's own.
 
@@ -175,6 +175,7 @@ fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat))
         .route("/v1/audio/speech", post(speech))
+        .route("/v1/embeddings", post(embeddings))
         .route("/v1/audio/transcriptions", post(transcriptions))
         .route("/v1/models", get(models))
         .route("/mock/requests", get(requests).delete(forget))
@@ -651,6 +652,66 @@ struct SpeechRequest {
     response_format: Option<String>,
     speed: Option<f64>,
     stream_format: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct EmbeddingsRequest {
+    model: String,
+    input: Input,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Input {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// OpenAI's limit of texts in one request.
+const MAX_TEXTS: usize = 2048;
+/// Of the vectors that the mock makes.
+const DIMENSIONS: usize = 384;
+
+/// Vectors that depend on the texts' letters alone: equal texts have equal ones, and texts that share words are a little
+/// nearer to each other than those that share none. They mean nothing.
+async fn embeddings(State(shared): State<Arc<Shared>>, arrived: Arrived, headers: HeaderMap, body: Bytes) -> Response {
+    let request: EmbeddingsRequest = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(error) => return bad(&error.to_string()),
+    };
+    let texts = match request.input {
+        Input::One(text) => vec![text],
+        Input::Many(texts) => texts,
+    };
+    if texts.is_empty() || texts.len() > MAX_TEXTS || texts.iter().any(String::is_empty) {
+        return bad("input has 1 to 2048 texts, none of them empty");
+    }
+    let job = match Job::open(shared, arrived, &headers, "/v1/embeddings", &request.model, |d| d.llm_ttft_ms).await {
+        Ok(job) => job,
+        Err(response) => return response,
+    };
+    let after = ms(job.treatment.delays.llm_ttft_ms);
+    job.note(|seen| seen.text.clone_from(&texts[0]));
+    let vector = |text: &str| {
+        let mut vector = vec![0.0f32; DIMENSIONS];
+        for word in text.to_lowercase().split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
+            // FNV-1a.
+            let hash =
+                word.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+            vector[(hash % DIMENSIONS as u64) as usize] += 1.0;
+        }
+        vector[0] += 0.01;
+        vector
+    };
+    let data: Vec<Value> = texts
+        .iter()
+        .enumerate()
+        .map(|(index, text)| json!({ "object": "embedding", "index": index, "embedding": vector(text) }))
+        .collect();
+    let tokens = texts.iter().map(String::len).sum::<usize>() / 4;
+    let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
+    let answer = json!({ "object": "list", "model": request.model, "data": data, "usage": usage });
+    job.whole(after, "application/json", answer.to_string())
 }
 
 async fn speech(State(shared): State<Arc<Shared>>, arrived: Arrived, headers: HeaderMap, body: Bytes) -> Response {

@@ -14,9 +14,10 @@ use crate::store::agents::put_agent;
 use crate::store::companies::CompanySettings;
 use crate::store::db::{Tx, args, json};
 use crate::store::integrations::{NewIntegration, put_integration};
-use crate::store::read::{AgentRow, CompanyRow, IntegrationRow, LineRow, Rows};
+use crate::store::knowledge::put_base;
+use crate::store::read::{AgentRow, CompanyRow, IntegrationRow, KnowledgeRow, LineRow, Rows};
 use crate::store::secrets::Sealer;
-use crate::store::setup::{CompanySetup, Fault, IntegrationSetup, LineSetup, Setup};
+use crate::store::setup::{CompanySetup, Fault, IntegrationSetup, KnowledgeSetup, LineSetup, Setup};
 use crate::store::{Store, StoreError};
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,6 +58,7 @@ pub enum Thing {
     Integration,
     Agent,
     Line,
+    Knowledge,
 }
 
 /// What happened to one thing. Holds no secret and no value, only names.
@@ -83,6 +85,7 @@ impl fmt::Display for Change {
             Thing::Integration => "integration",
             Thing::Agent => "agent",
             Thing::Line => "line",
+            Thing::Knowledge => "knowledge",
         };
         write!(f, "{action:<9}  {thing:<11}  {}", self.name)?;
         if !self.fields.is_empty() {
@@ -169,7 +172,11 @@ impl Store {
 
 impl Setup {
     fn is_empty(&self) -> bool {
-        self.companies.is_empty() && self.integrations.is_empty() && self.lines.is_empty() && self.agents.is_empty()
+        self.companies.is_empty()
+            && self.integrations.is_empty()
+            && self.lines.is_empty()
+            && self.agents.is_empty()
+            && self.knowledge.is_empty()
     }
 }
 
@@ -199,7 +206,8 @@ impl References {
             .integrations
             .iter()
             .map(|integration| (&integration.place, &integration.company))
-            .chain(setup.agents.iter().map(|agent| (&agent.place, &agent.company)));
+            .chain(setup.agents.iter().map(|agent| (&agent.place, &agent.company)))
+            .chain(setup.knowledge.iter().map(|knowledge| (&knowledge.place, &knowledge.company)));
         for (place, company) in owners {
             if !self.companies.contains(company) {
                 faults.push(place.fault("company", format!("no company {company:?} in this file or in the store")));
@@ -252,6 +260,7 @@ struct Before<'a> {
     integrations: HashMap<(Uuid, &'a str), &'a IntegrationRow>,
     agents: HashMap<(Uuid, &'a str), &'a AgentRow>,
     lines: HashMap<(Uuid, &'a str), &'a LineRow>,
+    knowledge: HashMap<(Uuid, &'a str), &'a KnowledgeRow>,
 }
 
 impl<'a> Before<'a> {
@@ -261,6 +270,7 @@ impl<'a> Before<'a> {
             integrations: rows.integrations.iter().map(|row| ((row.company_id, row.name.as_str()), row)).collect(),
             agents: rows.agents.iter().map(|row| ((row.company_id, row.name.as_str()), row)).collect(),
             lines: rows.lines.iter().map(|row| ((row.integration_id, row.number.as_str()), row)).collect(),
+            knowledge: rows.knowledge.iter().map(|row| ((row.company_id, row.name.as_str()), row)).collect(),
         }
     }
 }
@@ -272,6 +282,7 @@ struct After {
     integrations: HashMap<(Uuid, String), Uuid>,
     agents: HashMap<(Uuid, String), Uuid>,
     lines: HashSet<Uuid>,
+    knowledge: HashSet<Uuid>,
 }
 
 struct Work<'a> {
@@ -301,6 +312,9 @@ impl Work<'_> {
         for line in &setup.lines {
             let company = references.company_of(line).expect(RESOLVED);
             self.line(&company, line).await?;
+        }
+        for knowledge in &setup.knowledge {
+            self.knowledge(knowledge).await?;
         }
         if prune {
             self.prune(rows).await?;
@@ -413,6 +427,24 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// The base alone; its documents follow when this is done, since they take longer than a transaction should.
+    async fn knowledge(&mut self, setup: &KnowledgeSetup) -> Result<(), ApplyError> {
+        let KnowledgeSetup { company, name, language, .. } = setup;
+        let company_id = self.company_id(company);
+        let row = self.before.knowledge.get(&(company_id, name.as_str())).copied();
+        let (id, action, fields) = match row {
+            Some(row) if row.language == *language => (row.id, Action::Unchanged, Vec::new()),
+            Some(row) => (row.id, Action::Updated, vec!["language".to_owned()]),
+            None => (Uuid::now_v7(), Action::Created, Vec::new()),
+        };
+        if action != Action::Unchanged {
+            put_base(self.tx, company_id, id, name, language).await?;
+        }
+        self.after.knowledge.insert(id);
+        self.note(action, Thing::Knowledge, &[company, name], fields);
+        Ok(())
+    }
+
     /// The id of a company of the file or the store; it counts as named from here on.
     fn company_id(&mut self, name: &str) -> Uuid {
         let before = &self.before.companies;
@@ -454,6 +486,13 @@ impl Work<'_> {
                 self.tx.execute("DELETE FROM agent WHERE id = $1", args![row.id]).await?;
                 self.note(Action::Removed, Thing::Agent, &[rows.company_name(row.company_id), &row.name], Vec::new());
             }
+        }
+        for row in &rows.knowledge {
+            if self.after.knowledge.contains(&row.id) {
+                continue;
+            }
+            self.tx.execute("DELETE FROM knowledge_base WHERE id = $1", args![row.id]).await?;
+            self.note(Action::Removed, Thing::Knowledge, &[rows.company_name(row.company_id), &row.name], Vec::new());
         }
         for row in &rows.companies {
             if !self.after.companies.contains_key(&row.name) {
@@ -500,6 +539,7 @@ pub(super) fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec
         llm,
         workflow,
         tools,
+        knowledge,
         transfer_to,
         detect_machine,
         turn,
@@ -514,6 +554,7 @@ pub(super) fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec
         ("llm", *llm != new.llm),
         ("workflow", *workflow != new.workflow),
         ("tools", *tools != new.tools),
+        ("knowledge", *knowledge != new.knowledge),
         ("transfer_to", *transfer_to != new.transfer_to),
         ("detect_machine", *detect_machine != new.detect_machine),
         ("turn", *turn != new.turn),

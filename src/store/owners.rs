@@ -14,6 +14,7 @@ pub enum Owned {
     Call,
     Message,
     Key,
+    Knowledge,
 }
 
 impl Owned {
@@ -27,6 +28,7 @@ impl Owned {
             Owned::Call => "SELECT company_id FROM call WHERE id = $1",
             Owned::Message => "SELECT company_id FROM message WHERE id = $1",
             Owned::Key => "SELECT company_id FROM api_key WHERE id = $1",
+            Owned::Knowledge => "SELECT company_id FROM knowledge_base WHERE id = $1",
         }
     }
 }

@@ -50,12 +50,21 @@ pub(super) struct LineRow {
     pub agent_id: Uuid,
 }
 
+#[derive(Clone, Debug, FromRow)]
+pub(super) struct KnowledgeRow {
+    pub id: Uuid,
+    pub company_id: Uuid,
+    pub name: String,
+    pub language: String,
+}
+
 /// All rows, as one transaction saw them.
 pub(super) struct Rows {
     pub companies: Vec<CompanyRow>,
     pub integrations: Vec<IntegrationRow>,
     pub agents: Vec<AgentRow>,
     pub lines: Vec<LineRow>,
+    pub knowledge: Vec<KnowledgeRow>,
 }
 
 impl Rows {
@@ -70,6 +79,7 @@ impl Rows {
                 .await?,
             agents: tx.all("SELECT id, company_id, name, profile, version FROM agent ORDER BY id", args![]).await?,
             lines: tx.all("SELECT id, integration_id, number, agent_id FROM line ORDER BY id", args![]).await?,
+            knowledge: tx.all("SELECT id, company_id, name, language FROM knowledge_base ORDER BY id", args![]).await?,
         })
     }
 

@@ -36,6 +36,7 @@ pub struct Setup {
     pub(crate) integrations: Vec<IntegrationSetup>,
     pub(crate) lines: Vec<LineSetup>,
     pub(crate) agents: Vec<AgentSetup>,
+    pub(crate) knowledge: Vec<KnowledgeSetup>,
     pub(crate) named: Named,
 }
 
@@ -47,6 +48,8 @@ pub(crate) struct Named {
     pub integrations: BTreeSet<(String, String)>,
     /// Company, name.
     pub agents: BTreeSet<(String, String)>,
+    /// Company, name.
+    pub knowledge: BTreeSet<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -95,10 +98,20 @@ pub(crate) struct AgentSetup {
     pub profile: AgentProfile,
 }
 
+#[derive(Debug)]
+pub(crate) struct KnowledgeSetup {
+    pub place: Place,
+    pub company: String,
+    pub name: String,
+    pub language: String,
+    /// Documents, relative to the working directory.
+    pub files: Vec<PathBuf>,
+}
+
 /// Which table of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// `company`, `integration`, `line` or `agent`.
+    /// `company`, `integration`, `line`, `agent` or `knowledge`.
     pub table: &'static str,
     /// Counted from 1 among the tables of this kind.
     pub index: usize,
@@ -207,7 +220,7 @@ struct Reader<'a> {
     kinds: BTreeMap<String, Vec<&'static Kind>>,
 }
 
-const TABLES: [&str; 4] = ["company", "integration", "line", "agent"];
+const TABLES: [&str; 5] = ["company", "integration", "line", "agent", "knowledge"];
 
 impl Reader<'_> {
     fn file(&mut self, mut file: Dict) {
@@ -251,6 +264,7 @@ impl Reader<'_> {
             "company" => self.company(&mut table),
             "integration" => self.integration(&mut table),
             "line" => self.line(&mut table),
+            "knowledge" => self.knowledge(&mut table),
             _ => self.agent(table),
         }
     }
@@ -394,6 +408,50 @@ impl Reader<'_> {
             self.faults.push(table.place.fault("name", "there is an [[agent]] of this company and name above"));
         } else if let Some(profile) = profile {
             self.setup.agents.push(AgentSetup { place: table.place, company, profile });
+        }
+    }
+
+    fn knowledge(&mut self, table: &mut Fields) {
+        let company = self.name(table, "company");
+        let name = self.name(table, "name");
+        let language = self.text(table, "language", false).unwrap_or_else(|| "en".into());
+        let mut files: Vec<PathBuf> = Vec::new();
+        match table.fields.remove("files") {
+            None => {}
+            Some(Value::Array(_, paths)) => {
+                for path in paths {
+                    match path.as_str() {
+                        Some(UNKNOWN) => {}
+                        Some(path) => self.document(table, &mut files, path),
+                        None => self.faults.push(table.place.fault("files", "it must be a list of texts, in quotes")),
+                    }
+                }
+            }
+            Some(_) => self.faults.push(table.place.fault("files", "it must be a list, as in [\"rules.md\"]")),
+        }
+        self.nothing_else(table, &["company", "name", "language", "files"]);
+        let (Some(company), Some(name)) = (company, name) else { return };
+        if !self.setup.named.knowledge.insert((company.clone(), name.clone())) {
+            self.faults.push(table.place.fault("name", "there is a [[knowledge]] of this company and name above"));
+            return;
+        }
+        self.setup.knowledge.push(KnowledgeSetup { place: table.place.clone(), company, name, language, files });
+    }
+
+    /// A document is known by its file's name.
+    fn document(&mut self, table: &Fields, files: &mut Vec<PathBuf>, path: &str) {
+        let full = self.folder.join(path);
+        let fault = match fs::metadata(&full) {
+            Ok(file) if !file.is_file() => Some(format!("{} is no file", full.display())),
+            Ok(_) if files.iter().any(|other| other.file_name() == full.file_name()) => {
+                Some(format!("two files are named {path:?}: a document is known by its file's name"))
+            }
+            Ok(_) => None,
+            Err(error) => Some(format!("cannot read {}: {error}", full.display())),
+        };
+        match fault {
+            Some(problem) => self.faults.push(table.place.fault("files", problem)),
+            None => files.push(full),
         }
     }
 
@@ -582,6 +640,9 @@ pub fn profile_faults(profile: &AgentProfile) -> Vec<(String, String)> {
     require("llm.max_tokens", profile.llm.max_tokens != Some(0), "it must be 1 or more");
     let unique: BTreeSet<&String> = profile.tools.iter().collect();
     require("tools", unique.len() == profile.tools.len(), "a tool is named twice");
+    let unique: BTreeSet<&String> = profile.knowledge.iter().collect();
+    require("knowledge", unique.len() == profile.knowledge.len(), "a knowledge base is named twice");
+    require("knowledge", profile.knowledge.iter().all(|name| !name.is_empty()), "a knowledge base's name is empty");
     faults.extend(
         TurnSettings::default().with(&profile.turn).faults().into_iter().map(|problem| ("turn".to_owned(), problem)),
     );

@@ -105,6 +105,8 @@ pub(super) struct NewAgent {
     /// TOML.
     workflow: Option<String>,
     tools: Option<Vec<String>>,
+    /// Names of knowledge bases.
+    knowledge: Option<Vec<String>>,
     /// Who gets a caller that asks for a person.
     transfer_to: Option<String>,
     detect_machine: Option<bool>,

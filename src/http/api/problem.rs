@@ -36,6 +36,7 @@ pub(crate) enum Kind {
     NotRunning,
     TooLarge,
     NotJson,
+    Document,
     Range,
     TooManyAttempts,
     TooManyWatchers,
@@ -66,7 +67,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Kind; 42] = [
+    pub(super) const ALL: [Kind; 43] = [
         Kind::Malformed,
         Kind::Invalid,
         Kind::Unauthorized,
@@ -82,6 +83,7 @@ impl Kind {
         Kind::NotRunning,
         Kind::TooLarge,
         Kind::NotJson,
+        Kind::Document,
         Kind::Range,
         Kind::TooManyAttempts,
         Kind::TooManyWatchers,
@@ -130,6 +132,7 @@ impl Kind {
             Kind::NotRunning => ("not-running", S::CONFLICT, "The call does not run on this server"),
             Kind::TooLarge => ("too-large", S::PAYLOAD_TOO_LARGE, "The request is too large"),
             Kind::NotJson => ("not-json", S::UNSUPPORTED_MEDIA_TYPE, "The body must be application/json"),
+            Kind::Document => ("document", S::UNPROCESSABLE_ENTITY, "The document cannot be read"),
             Kind::Range => ("range", S::RANGE_NOT_SATISFIABLE, "The range lies outside the recording"),
             Kind::TooManyAttempts => ("too-many-attempts", S::TOO_MANY_REQUESTS, "Too many attempts to log in"),
             Kind::TooManyWatchers => ("too-many-watchers", S::SERVICE_UNAVAILABLE, "Too many onlookers at once"),

@@ -1,0 +1,275 @@
+//! Knowledge bases on every database: what was uploaded is found by its words, in three languages, by whoever owns it; a
+//! document is replaced in one step; vectors help where an endpoint gives them and are done without where it does not.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use offhook::agent::knowledge::{Library as _, Lookup, Passage};
+use offhook::mock::openai::{MockConfig, MockOpenAi};
+use offhook::store::Store;
+use offhook::store::companies::CompanySettings;
+use offhook::store::knowledge::embeddings::KnowledgeConfig;
+use offhook::store::knowledge::{Added, DocumentInfo, DocumentState, KnowledgeBases, Means, NewBase};
+use stores::Base;
+use tokio::net::TcpListener;
+use uuid::Uuid;
+
+#[path = "common/stores.rs"]
+mod stores;
+
+on_every_store! {
+    a_document_is_found_by_its_words_in_three_languages
+    every_database_ranks_alike
+    the_same_file_changes_nothing_and_another_replaces_it_in_one_step
+    what_was_removed_is_found_no_more
+    another_company_finds_nothing
+    a_document_whose_process_died_is_indexed_by_the_next
+    vectors_find_what_words_do_not_and_are_made_anew_on_request
+    without_the_endpoint_full_text_answers_and_the_document_says_so
+    questions_of_any_letters_harm_nothing
+}
+
+const ENGLISH: &str = "# Rooms\n\nA double room costs 120 euros a night, breakfast included.\n\n## Pets\n\n\
+    Dogs are welcome for 10 euros a night. Cats stay free of charge.\n\n# Parking\n\n\
+    The garage is open around the clock and costs 15 euros a day.\n";
+const UKRAINIAN: &str = "# Номери\n\nДвомісний номер коштує 3000 гривень за добу, сніданок включено.\n\n# Парковка\n\n\
+    Стоянка біля готелю безкоштовна для гостей. Місце треба забронювати заздалегідь.\n\n# Скасування\n\n\
+    Бронювання можна скасувати безкоштовно за дві доби до заїзду.\n";
+const RUSSIAN: &str = "# Завтраки\n\nЗавтрак подают с семи до одиннадцати в ресторане на первом этаже.\n\n# Бассейн\n\n\
+    Бассейн открыт для детей с пяти лет, полотенца выдают бесплатно.\n";
+
+struct Place {
+    bases: KnowledgeBases,
+    store: Store,
+    company: Uuid,
+    base: Uuid,
+}
+
+async fn place(store: Store, bases: KnowledgeBases, name: &str) -> Place {
+    let company = store.add_company(name, &CompanySettings::default()).await.unwrap().id;
+    let NewBase::Made(base) = store.add_knowledge_base(company, "Hotel", "uk").await.unwrap() else {
+        panic!("too many")
+    };
+    Place { bases, store, company, base: base.id }
+}
+
+impl Place {
+    async fn open(base: &Base) -> Self {
+        let store = base.open().await;
+        place(store.clone(), KnowledgeBases::without_vectors(store), "Acme").await
+    }
+
+    async fn put(&self, name: &str, text: &str) -> DocumentInfo {
+        let added = self.bases.add(self.company, self.base, name, Bytes::from(text.to_owned())).await.unwrap();
+        let Added::Taken(document) = added else { panic!("{added:?}") };
+        self.bases.index(document.id).await.unwrap();
+        self.store.document(self.company, self.base, document.id).await.unwrap().unwrap()
+    }
+
+    async fn ask(&self, query: &str) -> Vec<Passage> {
+        let ask = Lookup { query: query.into(), language: "uk".into(), limit: 5 };
+        self.bases.search(self.company, self.base, &ask).await.unwrap().unwrap()
+    }
+
+    async fn first(&self, query: &str) -> (String, String) {
+        let found = self.ask(query).await;
+        let first = found.first().unwrap_or_else(|| panic!("nothing for {query:?}"));
+        (first.title.clone(), first.place.clone())
+    }
+}
+
+async fn a_document_is_found_by_its_words_in_three_languages(base: Base) {
+    let place = Place::open(&base).await;
+    for (name, text) in [("hotel.md", ENGLISH), ("готель.md", UKRAINIAN), ("отель.md", RUSSIAN)] {
+        let document = place.put(name, text).await;
+        assert_eq!((document.state, document.version, document.error), (DocumentState::Ready, 1, None));
+        assert!(document.passages >= 2, "{name}");
+    }
+    for (question, title, part) in [
+        ("How much is a double room?", "hotel.md", "Rooms"),
+        ("can I bring my dog", "hotel.md", "Rooms > Pets"),
+        ("is there a garage", "hotel.md", "Parking"),
+        ("Скільки коштує двомісний номер?", "готель.md", "Номери"),
+        ("чи є у вас парковка для машини", "готель.md", "Парковка"),
+        ("хочу скасувати бронювання", "готель.md", "Скасування"),
+        ("во сколько завтрак", "отель.md", "Завтраки"),
+        ("можно ли детям в бассейн?", "отель.md", "Бассейн"),
+    ] {
+        assert_eq!(place.first(question).await, (title.to_owned(), part.to_owned()), "{question}");
+    }
+    let found = place.ask("двомісний номер").await;
+    assert!(found[0].score > 0.9 && found[0].text.contains("3000"), "{found:?}");
+    assert_eq!(place.ask("квантова хромодинаміка").await, []);
+    let shown = place.store.knowledge_base(place.company, place.base).await.unwrap().unwrap();
+    assert_eq!((shown.documents, shown.vectors, place.bases.means()), (3, 0, Means::Text));
+    // An agent names its bases, and gets the same.
+    let ask = Lookup { query: "garage".into(), language: "en".into(), limit: 1 };
+    let knowledge = place.bases.of(place.company, &["Hotel".into(), "Nowhere".into()]);
+    assert_eq!(knowledge.look_up(ask.clone()).await.unwrap()[0].place, "Parking");
+    assert_eq!(place.bases.of(place.company, &["Nowhere".into()]).look_up(ask).await.unwrap(), []);
+}
+
+async fn every_database_ranks_alike(base: Base) {
+    let place = Place::open(&base).await;
+    let floors: String = (1..=40)
+        .map(|n| {
+            let more = if n % 3 == 0 { " The window of it looks at the sea." } else { "" };
+            format!("# Room {n}\n\nRoom {n} is on floor {}, with a bed and a desk.{more}\n\n", n / 10)
+        })
+        .collect();
+    place.put("rooms.md", &floors).await;
+    let places = async |question: &str| -> Vec<String> {
+        place.ask(question).await.into_iter().map(|passage| passage.place).collect()
+    };
+    assert_eq!(places("room 17").await[0], "Room 17");
+    assert_eq!(places("room with a window to the sea").await, ["Room 3", "Room 6", "Room 9", "Room 12", "Room 15"]);
+    assert_eq!(places("sea window floor 3").await[..2], ["Room 3", "Room 30"]);
+}
+
+async fn the_same_file_changes_nothing_and_another_replaces_it_in_one_step(base: Base) {
+    let place = Place::open(&base).await;
+    let first = place.put("hotel.md", ENGLISH).await;
+    let again = place.bases.add(place.company, place.base, "hotel.md", Bytes::from(ENGLISH)).await.unwrap();
+    assert_eq!(again, Added::Unchanged(first.clone()));
+    // Until the new file is indexed, the old one is found.
+    let changed = Bytes::from(ENGLISH.replace("15 euros", "25 euros"));
+    let added = place.bases.add(place.company, place.base, "hotel.md", changed).await.unwrap();
+    let Added::Taken(waiting) = added else { panic!("{added:?}") };
+    assert_eq!((waiting.id, waiting.state, waiting.version), (first.id, DocumentState::Indexing, 1));
+    assert!(place.ask("garage").await[0].text.contains("15 euros"));
+    place.bases.index(waiting.id).await.unwrap();
+    let found = place.ask("garage").await;
+    assert!(found[0].text.contains("25 euros"), "{found:?}");
+    assert_eq!(found.iter().filter(|passage| passage.place == "Parking").count(), 1, "the old ones are gone");
+    let shown = place.store.document(place.company, place.base, first.id).await.unwrap().unwrap();
+    assert_eq!((shown.state, shown.version), (DocumentState::Ready, 2));
+    // What cannot be read leaves everything as it was.
+    let refused = place.bases.add(place.company, place.base, "hotel.md", Bytes::from_static(b"\x00\x01\x02\x03")).await;
+    assert!(matches!(refused.unwrap(), Added::Refused(_)));
+    assert!(place.ask("garage").await[0].text.contains("25 euros"));
+}
+
+async fn what_was_removed_is_found_no_more(base: Base) {
+    let place = Place::open(&base).await;
+    let (one, _) = (place.put("hotel.md", ENGLISH).await, place.put("отель.md", RUSSIAN).await);
+    assert!(place.store.remove_document(place.company, place.base, one.id).await.unwrap());
+    assert!(!place.store.remove_document(place.company, place.base, one.id).await.unwrap());
+    assert_eq!(place.ask("garage").await, []);
+    assert!(!place.ask("завтрак").await.is_empty());
+    assert!(place.store.remove_knowledge_base(place.company, place.base).await.unwrap());
+    assert!(!place.store.remove_knowledge_base(place.company, place.base).await.unwrap());
+    let ask = Lookup { query: "завтрак".into(), language: "ru".into(), limit: 5 };
+    assert_eq!(place.bases.search(place.company, place.base, &ask).await.unwrap(), None);
+}
+
+async fn another_company_finds_nothing(base: Base) {
+    let store = base.open().await;
+    let bases = KnowledgeBases::without_vectors(store.clone());
+    let acme = place(store.clone(), bases.clone(), "Acme").await;
+    let other = place(store.clone(), bases.clone(), "Other").await;
+    let document = acme.put("hotel.md", ENGLISH).await;
+    other.put("отель.md", RUSSIAN).await;
+    assert_eq!(other.ask("garage").await, []);
+    let ask = Lookup { query: "garage".into(), language: "en".into(), limit: 5 };
+    assert_eq!(bases.search(other.company, acme.base, &ask).await.unwrap(), None);
+    assert_eq!(bases.of(other.company, &["Hotel".into()]).look_up(ask).await.unwrap(), []);
+    assert_eq!(store.document(other.company, acme.base, document.id).await.unwrap(), None);
+    assert_eq!(store.documents(other.company, acme.base, Default::default()).await.unwrap(), None);
+    assert!(!store.remove_document(other.company, acme.base, document.id).await.unwrap());
+    assert!(!store.remove_knowledge_base(other.company, acme.base).await.unwrap());
+    assert!(!bases.reindex(other.company, acme.base).await.unwrap());
+    let added = bases.add(other.company, acme.base, "x.txt", Bytes::from_static(b"x")).await.unwrap();
+    assert_eq!(added, Added::NoBase);
+    assert!(!acme.ask("garage").await.is_empty());
+}
+
+async fn a_document_whose_process_died_is_indexed_by_the_next(base: Base) {
+    let place = Place::open(&base).await;
+    let added = place.bases.add(place.company, place.base, "hotel.md", Bytes::from(ENGLISH)).await.unwrap();
+    let Added::Taken(document) = added else { panic!("{added:?}") };
+    assert_eq!(place.ask("garage").await, []);
+    assert_eq!(place.bases.waiting().await.unwrap(), [document.id]);
+    // Claimed a moment ago: somebody works on it.
+    base.sql("UPDATE knowledge_document SET claimed_at = 99999999999999").await;
+    assert!(place.bases.waiting().await.unwrap().is_empty());
+    place.bases.index(document.id).await.unwrap();
+    assert_eq!(place.ask("garage").await, [], "it is left to whoever claimed it");
+    base.sql("UPDATE knowledge_document SET claimed_at = 1").await;
+    for document in place.bases.waiting().await.unwrap() {
+        place.bases.index(document).await.unwrap();
+    }
+    assert_eq!(place.first("garage").await.1, "Parking");
+}
+
+async fn mock() -> (MockOpenAi, KnowledgeConfig) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mock = MockOpenAi::start(MockConfig::default(), listener).unwrap();
+    let config = KnowledgeConfig {
+        base_url: mock.base_url(),
+        model: "one".into(),
+        batch: 2,
+        lookup_ms: 5000,
+        ..KnowledgeConfig::default()
+    };
+    (mock, config)
+}
+
+async fn vectors_find_what_words_do_not_and_are_made_anew_on_request(base: Base) {
+    let store = base.open().await;
+    let (mock, config) = mock().await;
+    let place = place(store.clone(), KnowledgeBases::open(store.clone(), &config).unwrap(), "Acme").await;
+    assert_eq!(place.bases.means(), Means::TextAndVectors);
+    let document = place.put("hotel.md", ENGLISH).await;
+    assert_eq!((document.vectors, document.error), (document.passages, None));
+    assert!(document.passages > 2, "several requests");
+    // Words that every question has are no words to search by; the mock's vectors hold them all the same.
+    let found = place.ask("is open around the").await;
+    assert_eq!(found[0].place, "Parking", "{found:?}");
+    let without = KnowledgeBases::without_vectors(store.clone());
+    let ask = Lookup { query: "garage".into(), language: "en".into(), limit: 5 };
+    assert_eq!(without.search(place.company, place.base, &ask).await.unwrap().unwrap().len(), 1);
+    assert!(place.ask("garage").await.len() > 1, "the nearest are there, however far they are");
+    assert_eq!(place.first("garage").await.1, "Parking", "and what both find comes first");
+
+    // Another model: its questions are compared with nothing until the base is indexed again.
+    let config = KnowledgeConfig { model: "two".into(), ..config };
+    let other = KnowledgeBases::open(store.clone(), &config).unwrap();
+    assert_eq!(other.search(place.company, place.base, &ask).await.unwrap().unwrap().len(), 1);
+    assert!(other.reindex(place.company, place.base).await.unwrap());
+    assert!(other.search(place.company, place.base, &ask).await.unwrap().unwrap().len() > 1);
+    let shown = store.document(place.company, place.base, document.id).await.unwrap().unwrap();
+    assert_eq!((shown.version, shown.state, shown.vectors), (2, DocumentState::Ready, shown.passages));
+    mock.stop().await;
+    assert_eq!(other.search(place.company, place.base, &ask).await.unwrap().unwrap().len(), 1, "words are enough");
+}
+
+async fn without_the_endpoint_full_text_answers_and_the_document_says_so(base: Base) {
+    let store = base.open().await;
+    let config = KnowledgeConfig { base_url: "http://127.0.0.1:9/v1".into(), ..KnowledgeConfig::default() };
+    let place = place(store.clone(), KnowledgeBases::open(store, &config).unwrap(), "Acme").await;
+    let document = place.put("hotel.md", ENGLISH).await;
+    assert_eq!((document.state, document.vectors), (DocumentState::Ready, 0));
+    assert!(document.error.unwrap().starts_with("found by full text alone: the embeddings endpoint"));
+    let begun = std::time::Instant::now();
+    assert_eq!(place.first("garage").await.1, "Parking");
+    assert!(begun.elapsed() < Duration::from_secs(5), "nobody waits for what is not there");
+}
+
+async fn questions_of_any_letters_harm_nothing(base: Base) {
+    let place = Place::open(&base).await;
+    place.put("hotel.md", ENGLISH).await;
+    for question in [
+        "\" OR 1=1 --",
+        "'; DROP TABLE knowledge_passage; --",
+        "NEAR(a b) AND * : ^ { } ( ) & | ! <->",
+        "\0\u{1}\u{fffd}",
+        "🏨🐕",
+        "terms:garage scope:b*",
+        "ґаражʼ їжакєё ’’’",
+        &"garage ".repeat(5000),
+        "",
+    ] {
+        let _ = place.ask(question).await;
+    }
+    assert_eq!(place.first("garage").await.1, "Parking");
+}
