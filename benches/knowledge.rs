@@ -473,7 +473,9 @@ fn vectors(dimensions: usize) {
         (seed >> 40) as f32 / (1u64 << 24) as f32 - 0.5
     };
     let mut vectors: Vec<f32> = (0..10_000 * dimensions).map(|_| random()).collect();
-    vectors.chunks_exact_mut(dimensions).for_each(|vector| drop(normalise(vector)));
+    for vector in vectors.chunks_exact_mut(dimensions) {
+        normalise(vector);
+    }
     let mut times: Vec<Duration> = (0..200)
         .map(|_| {
             let mut question: Vec<f32> = (0..dimensions).map(|_| random()).collect();

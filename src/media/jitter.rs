@@ -688,9 +688,12 @@ mod tests {
         };
         let sent_at =
             |n: u64| Duration::from_nanos((20_000_000 * n as i64 * (1_000_000 + drift_ppm) / 1_000_000) as u64);
-        let mut arrivals: Vec<(Duration, u64)> = (0..packets)
-            .filter_map(|n| (random(100) >= loss_percent).then(|| (sent_at(n) + ms(random(jitter_ms + 1)), n)))
-            .collect();
+        let mut arrivals: Vec<(Duration, u64)> = Vec::new();
+        for n in 0..packets {
+            if random(100) >= loss_percent {
+                arrivals.push((sent_at(n) + ms(random(jitter_ms + 1)), n));
+            }
+        }
         arrivals.sort();
         let t0 = Instant::now();
         let mut line =

@@ -60,9 +60,9 @@ pub(crate) struct CompanySetup {
 }
 
 impl CompanySetup {
-    /// The company's settings as they will be.
-    pub fn settings(&self, before: &CompanySettings) -> Result<CompanySettings, figment::Error> {
-        Figment::from(Serialized::defaults(before)).merge(Serialized::defaults(&self.settings)).extract()
+    /// The company's settings as they will be. `None`: a key has no such value, which was told when it was read.
+    pub fn settings(&self, before: &CompanySettings) -> Option<CompanySettings> {
+        Figment::from(Serialized::defaults(before)).merge(Serialized::defaults(&self.settings)).extract().ok()
     }
 }
 
@@ -305,7 +305,7 @@ impl Reader<'_> {
         }
         let Some(name) = name else { return };
         let company = CompanySetup { name: name.clone(), settings };
-        if let Ok(settings) = company.settings(&CompanySettings::default()) {
+        if let Some(settings) = company.settings(&CompanySettings::default()) {
             let faults = settings.faults().into_iter();
             self.faults.extend(faults.map(|(field, problem)| table.place.fault(field, problem)));
         }

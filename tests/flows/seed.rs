@@ -250,8 +250,12 @@ async fn one_file_sets_up_all_three_and_each_takes_a_call(base: Base) {
     std::fs::write(&file, FILE).unwrap();
     let args = Args { file, prune: false, dry_run: false, no_verify: false };
     let url = whole.url("");
-    let surroundings =
-        Surroundings { store: &whole.base.config, secrets_key: whole.base.key.as_ref(), public_url: Some(&url) };
+    let surroundings = Surroundings {
+        store: &whole.base.config,
+        secrets_key: whole.base.key.as_ref(),
+        public_url: Some(&url),
+        knowledge: &Default::default(),
+    };
     let lookup = |name: &str| match name {
         "TWILIO_AUTH_TOKEN" => Some(TOKEN.to_owned()),
         "TWILIO" => Some(twilio.api_base()),

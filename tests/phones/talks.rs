@@ -54,7 +54,8 @@ async fn a_telephone_asks_and_hears_the_answer() {
             (said.iter().filter(|line| line.starts_with("agent:")).count() >= 2).then_some(())
         })
         .await;
-        let file = company.request(Method::GET, &format!("/calls/{call}/capture?seconds=1")).send().await.expect("answers");
+        let file =
+            company.request(Method::GET, &format!("/calls/{call}/capture?seconds=1")).send().await.expect("answers");
         let file = file.bytes().await.expect("a file");
         assert_eq!(file[..4], [0xd4, 0xc3, 0xb2, 0xa1], "pcap");
         let holds = |text: &[u8]| file.windows(text.len()).any(|part| part == text);

@@ -45,7 +45,7 @@ pub struct SessionSeed {
 pub fn ntp(since_1970: Duration) -> u64 {
     // RFC 868: 70 years with 17 leap days.
     let seconds = since_1970.as_secs().wrapping_add(2_208_988_800);
-    seconds << 32 | (u64::from(since_1970.subsec_nanos()) << 32) / 1_000_000_000
+    (seconds << 32) | ((u64::from(since_1970.subsec_nanos()) << 32) / 1_000_000_000)
 }
 
 /// What a datagram meant.

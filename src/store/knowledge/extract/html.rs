@@ -82,11 +82,7 @@ impl Page {
             return Ok(());
         }
         match name {
-            name if SILENT.contains(&name) => {
-                if !self_closing {
-                    self.silent = Some(name.to_vec());
-                }
-            }
+            name if SILENT.contains(&name) => self.silent = (!self_closing).then(|| name.to_vec()),
             b"li" => {
                 self.flush(blocks)?;
                 self.item = true;
