@@ -93,5 +93,5 @@ import json, sys
 for line in json.load(sys.stdin)['lines']:
     print('  %6.1f  %-7s %s' % (line['start_ms'] / 1000, line['who'], line['text']))"
 echo "== the call"
-api "calls/$call" | python3 -m json.tool | head -n 40
+api "calls/$call" | python3 -m json.tool | sed -n 1,40p
 echo "recording: $folder/recordings/$call/call.wav   docs: http://127.0.0.1:8090/api/docs (while it runs)"
