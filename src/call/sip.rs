@@ -455,12 +455,12 @@ impl Inner {
                         Err(fault) => {
                             warn!(call_id = %id, %fault, "no media for a call");
                             count("no_media");
-                            return self.never(&setup, Some(488)).await;
+                            return self.never(&setup, Some(488), CallOutcome::Failed).await;
                         }
                     },
                     Err(_) => {
                         count("gone");
-                        return self.never(&setup, None).await;
+                        return self.never(&setup, None, CallOutcome::Failed).await;
                     }
                 }
             }
@@ -484,7 +484,7 @@ impl Inner {
                 if early {
                     refuse(&call, status).await;
                 }
-                self.never(&setup, Some(status)).await;
+                self.never(&setup, Some(status), CallOutcome::Failed).await;
             }
         }
     }
@@ -545,11 +545,11 @@ impl Inner {
     }
 
     /// Closes the record of a call that nobody talked on.
-    async fn never(&self, setup: &CallSetup, status: Option<u16>) {
+    async fn never(&self, setup: &CallSetup, status: Option<u16>, outcome: CallOutcome) {
         let Some(store) = &self.store else { return };
         let news = ProviderNews {
             status: status.map(|status| status.to_string()),
-            ended: Some((At(clock::now()), CallOutcome::Failed)),
+            ended: Some((At(clock::now()), outcome)),
             ..ProviderNews::default()
         };
         if let Err(error) = store.note_provider(setup.company_id, setup.id, &news).await {
@@ -566,11 +566,14 @@ impl Inner {
         mut media: Media,
     ) {
         let hangup = self.calls.rings(setup.id);
+        let mut outcome = CallOutcome::Failed;
         let answer = loop {
             let event = tokio::select! {
                 biased;
                 () = hangup.cancelled() => {
                     sip.hang_up();
+                    self.keep_ladder(&setup, &mut sip);
+                    outcome = CallOutcome::Canceled;
                     break None;
                 }
                 event = sip.recv() => event,
@@ -587,12 +590,12 @@ impl Inner {
             }
         };
         self.calls.rings_no_more(setup.id);
-        let Some(answer) = answer else { return self.never(&setup, None).await };
+        let Some(answer) = answer else { return self.never(&setup, None, outcome).await };
         let plan = match media.accept(&answer) {
             Ok(plan) => plan,
             Err(fault) => {
                 warn!(call_id = %setup.id, %fault, "the answer to our call makes no sense");
-                return self.never(&setup, Some(488)).await;
+                return self.never(&setup, Some(488), CallOutcome::Failed).await;
             }
         };
         let peer = plan.remote.unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
@@ -600,7 +603,7 @@ impl Inner {
             Ok(talk) => self.talk(setup, &integration, talk, peer).await,
             Err((_, fault)) => {
                 warn!(call_id = %setup.id, %fault, "a call could not begin");
-                self.never(&setup, None).await;
+                self.never(&setup, None, CallOutcome::Failed).await;
             }
         }
     }

@@ -133,6 +133,23 @@ async fn a_call_goes_out_by_invite_and_its_outcome_is_told() {
     let loud = loudness(&heard, 0, 1_000);
     assert!(loud > 100.0, "the greeting is heard: {loud} in {} ms", heard.len() / 8);
 
+    // Somebody who lets it ring is rung no more when a person of the company ends the call.
+    let account = telephone("+380671112233", &kamailio, ";answermode=manual");
+    let Some(ringing) = Baresip::start(Set { account: &account, says: &[0; 800], codec: "PCMU/8000/1" }).await else {
+        return;
+    };
+    ringing.registered().await;
+    let unanswered = id(&company.post("/calls", json!({ "to": "+380671112233" })).await);
+    let outcome = async |wanted: &str| {
+        let calls = company.calls().await;
+        let call = calls.into_iter().find(|call| id(call) == unanswered)?;
+        (text(&call["provider_status"]) == wanted || text(&call["outcome"]) == wanted).then_some(())
+    };
+    until("it rings", async || outcome("ringing").await).await;
+    company.post(&format!("/calls/{unanswered}/hangup"), json!({})).await;
+    until("it was taken back", async || outcome("canceled").await).await;
+    drop(ringing);
+
     let nobody = id(&company.post("/calls", json!({ "to": "+380631111111" })).await);
     let record = company.record(nobody).await;
     assert_eq!(record["end"]["by"], "carrier", "{record}");
