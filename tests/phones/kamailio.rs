@@ -39,7 +39,7 @@ impl Kamailio {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)
-            .kill_on_drop(true)
+            .process_group(0)
             .spawn()
             .expect("kamailio starts");
         let this = Self { child, dir, addr };
@@ -72,12 +72,23 @@ impl Kamailio {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Ends it and its children.
+    /// Ends it and its workers.
     pub async fn stop(mut self) {
-        if let Some(pid) = self.child.id() {
-            let _ = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await;
-        }
+        self.end_group();
         let _ = timeout(Duration::from_secs(10), self.child.wait()).await;
+    }
+
+    fn end_group(&self) {
+        // The group: it has workers of its own. Ended already, it has no id any more.
+        if let Some(pid) = self.child.id() {
+            let _ = std::process::Command::new("kill").args(["-KILL", "--", &format!("-{pid}")]).status();
+        }
+    }
+}
+
+impl Drop for Kamailio {
+    fn drop(&mut self) {
+        self.end_group();
     }
 }
 
