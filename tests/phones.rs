@@ -13,7 +13,7 @@ mod whole;
 mod accounts;
 #[path = "phones/baresip.rs"]
 mod baresip;
-#[path = "phones/kamailio.rs"]
+#[path = "kamailio/process.rs"]
 mod kamailio;
 #[path = "phones/talks.rs"]
 mod talks;

@@ -2,8 +2,6 @@
 //! without it the test says "skipped".
 
 use std::net::UdpSocket;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,74 +17,13 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+#[path = "kamailio/process.rs"]
+mod kamailio;
+
+use kamailio::{Kamailio, PASSWORD};
+
 const LIMIT: Duration = Duration::from_secs(30);
 const ACCOUNT: AccountRef = AccountRef(1);
-
-/// The proxy and its workers; ended with the test.
-struct Kamailio {
-    process: Child,
-    port: u16,
-    folder: tempfile::TempDir,
-}
-
-impl Kamailio {
-    /// `None`: it is not installed.
-    async fn start(port: u16) -> Option<Self> {
-        use std::os::unix::process::CommandExt as _;
-        let folder = tempfile::tempdir().expect("a folder");
-        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kamailio/kamailio.cfg");
-        let started = Command::new("kamailio")
-            .arg("-f")
-            .arg(config)
-            .args(["-DD", "-E", "-m", "32", "-M", "4"])
-            .arg("-l")
-            .arg(format!("udp:127.0.0.1:{port}"))
-            .arg("-l")
-            .arg(format!("tcp:127.0.0.1:{port}"))
-            .arg("-Y")
-            .arg(folder.path())
-            .arg("-w")
-            .arg(folder.path())
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let Ok(process) = started else {
-            println!("skipped: kamailio is not installed");
-            return None;
-        };
-        let kamailio = Self { process, port, folder };
-        let ask = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
-        let own = ask.local_addr().expect("its address");
-        let options = format!(
-            "OPTIONS sip:127.0.0.1:{port} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bKup;rport\r\n\
-             From: <sip:t@x>;tag=1\r\nTo: <sip:t@x>\r\nCall-ID: up\r\nCSeq: 1 OPTIONS\r\nMax-Forwards: 9\r\n\
-             Content-Length: 0\r\n\r\n"
-        );
-        let up = timeout(LIMIT, async {
-            let mut buffer = [0; 2048];
-            loop {
-                let _ = ask.send_to(options.as_bytes(), ("127.0.0.1", port)).await;
-                if let Ok(Ok(_)) = timeout(Duration::from_millis(100), ask.recv_from(&mut buffer)).await {
-                    return;
-                }
-            }
-        });
-        up.await.expect("kamailio answers");
-        Some(kamailio)
-    }
-}
-
-impl Drop for Kamailio {
-    fn drop(&mut self) {
-        // The group: it has workers of its own.
-        let group = format!("-{}", self.process.id());
-        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
-        let _ = self.process.wait();
-        let _ = &self.folder;
-    }
-}
 
 async fn endpoint() -> (SipHandle, mpsc::Receiver<SipIncoming>) {
     let mut config =
@@ -136,8 +73,8 @@ async fn calls_run_through_a_proxy_that_both_are_registered_at() {
     for transport in [None, Some("tcp")] {
         let (alice, _alice_calls) = endpoint().await;
         let (bob, mut bob_calls) = endpoint().await;
-        register(&alice, kamailio.port, "alice", "right", transport).await;
-        register(&bob, kamailio.port, "bob", "right", transport).await;
+        register(&alice, kamailio.addr.port(), "alice", PASSWORD, transport).await;
+        register(&bob, kamailio.addr.port(), "bob", PASSWORD, transport).await;
         assert_eq!(is_registered(&alice, RegistrationState::Registered).await, None);
         assert_eq!(is_registered(&bob, RegistrationState::Registered).await, None);
 
@@ -153,9 +90,9 @@ async fn calls_run_through_a_proxy_that_both_are_registered_at() {
         caller.command(CallCommand::AnswerOffer { body: Bytes::from_static(b"v=0 held") }).await.unwrap();
         assert_eq!(next(&mut callee).await, CallEvent::OfferAnswered { answer: Some(Bytes::from_static(b"v=0 held")) });
         assert_eq!(next(&mut caller).await, CallEvent::Acked { answer: None });
-        let ladder = callee.ladder().await;
+        let ladder = bob.ladder(callee.id).await;
         assert!(ladder.iter().any(|rung| rung.text.contains("Record-Route")), "the proxy stays between");
-        assert!(ladder.iter().all(|rung| rung.peer.addr.port() == kamailio.port || transport.is_some()));
+        assert!(ladder.iter().all(|rung| rung.peer.addr.port() == kamailio.addr.port() || transport.is_some()));
         callee.hang_up();
         let CallEvent::Ended(ended) = next(&mut caller).await else { panic!("the call ended") };
         assert_eq!((ended.by, ended.cause), (Side::Peer, Cause::HungUp));
@@ -183,7 +120,7 @@ async fn a_registration_outlives_a_wrong_password_and_a_restart_of_its_registrar
     register(&sip, port, "bob", "wrong", None).await;
     let error = is_registered(&sip, RegistrationState::Failed).await;
     assert_eq!(error.as_deref(), Some("401 user or password is wrong"));
-    register(&sip, port, "bob", "right", None).await;
+    register(&sip, port, "bob", PASSWORD, None).await;
     is_registered(&sip, RegistrationState::Registered).await;
 
     // While it is gone OPTIONS finds nobody: that is an error in words, and the next try comes by itself.

@@ -254,15 +254,6 @@ impl SipCall {
         self.hangup.cancel();
     }
 
-    /// Its messages so far.
-    pub async fn ladder(&self) -> Vec<Rung> {
-        let (reply, answer) = oneshot::channel();
-        if self.commands.send(Command::Ladder(self.id, reply)).await.is_err() {
-            return Vec::new();
-        }
-        answer.await.unwrap_or_default()
-    }
-
     /// Resolves to the call's messages when nothing of it can come any more, also after the call was dropped: at the
     /// latest 64·T1 after its end. To be taken once.
     pub fn take_record(&mut self) -> Option<oneshot::Receiver<SipRecord>> {
