@@ -10,4 +10,5 @@ pub mod phrases;
 pub mod profile;
 pub mod prompt;
 pub mod tools;
+pub mod walk;
 pub mod workflow;

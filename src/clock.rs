@@ -12,7 +12,7 @@ pub fn local_now() -> jiff::Zoned {
     jiff::Zoned::now()
 }
 
-/// A moment as a person would say it, in the server's time zone: `Sunday 22 November 2026, 12:05`.
-pub fn spoken(at: Timestamp) -> String {
-    at.to_zoned(jiff::tz::TimeZone::system()).strftime("%A %-d %B %Y, %H:%M").to_string()
+/// A moment as a person would say it: `Sunday 22 November 2026, 12:05`.
+pub fn spoken(at: &jiff::Zoned) -> String {
+    at.strftime("%A %-d %B %Y, %H:%M").to_string()
 }

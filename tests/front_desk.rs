@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use offhook::agent::builtin::{Builtin, Progress};
+use offhook::agent::builtin::Builtin;
 use offhook::agent::knowledge::{Knowledge, KnowledgeError, Lookup, Passage};
 use offhook::agent::memory::Memory;
 use offhook::agent::profile::ModelChoice;
 use offhook::agent::tools::search_knowledge::{self, SearchKnowledge};
 use offhook::agent::tools::{CallEffect, ToolBox, ToolContext, ToolRegistry};
+use offhook::agent::walk::Progress;
 use offhook::agent::workflow::{Expectation, Workflow};
 use offhook::speech::llm::{ChatRequest, LanguageModel, LlmEvent, Message};
 use offhook::telephony::{CallId, PhoneNumber};

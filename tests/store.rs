@@ -11,6 +11,7 @@ use offhook::conversation::transcript::{Line, ToolUse, Transcript};
 use offhook::providers;
 use offhook::providers::credentials::Credentials;
 use offhook::providers::provider::{CallOutcome, WebhookSetting};
+use offhook::speech::llm::Message as Spoken;
 use offhook::store::agents::AgentRemoval;
 use offhook::store::audit::Repeat;
 use offhook::store::calls::{CallFilter, CallRecord, Interruptions, LegRecord, ProviderNews};
@@ -540,11 +541,20 @@ async fn a_message_is_kept_once_in_its_thread(base: Base) {
     let error = Some("30007: carrier violation");
     assert!(store.note_message_status(acme.company, acme.integration, "SM2", "undelivered", error).await.unwrap());
     assert!(store.note_message_status(acme.company, acme.integration, "SM2", "sent", None).await.unwrap(), "too late");
+    let rounds = [
+        Spoken::Assistant { content: String::new(), tool_calls: vec![] },
+        Spoken::Tool { tool_call_id: "call_1".into(), content: "{}".into() },
+    ];
+    store.note_rounds(acme.company, second, &rounds).await.unwrap();
     let thread = store.thread(acme.company, &ours, &theirs, 10).await.unwrap();
-    assert_eq!(thread.iter().map(|m| m.id).collect::<Vec<_>>(), [first, second]);
-    assert_eq!((thread[1].status.as_str(), thread[1].error.as_deref()), ("undelivered", error));
-    assert_eq!(thread[0].media.0, ["https://m.example/1"]);
-    assert_eq!(store.thread(acme.company, &ours, &theirs, 1).await.unwrap()[0].id, second, "the last ones");
+    assert_eq!(thread.iter().map(|m| m.text.as_str()).collect::<Vec<_>>(), ["Are you open?", "Until ten."]);
+    assert_eq!((thread[0].rounds.clone(), thread[1].rounds.clone().unwrap().0.as_slice()), (None, rounds.as_slice()));
+    assert_eq!(store.thread(acme.company, &ours, &theirs, 1).await.unwrap()[0].text, "Until ten.", "the last ones");
+    let (one, two) =
+        (store.message(acme.company, first).await.unwrap(), store.message(acme.company, second).await.unwrap());
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_eq!((two.status.as_str(), two.error.as_deref()), ("undelivered", error));
+    assert_eq!(one.media.0, ["https://m.example/1"]);
     let page = store.messages(acme.company, Some("+15550002222"), Part { after: None, limit: 1 }).await.unwrap();
     assert_eq!((page.items[0].id, page.next), (second, Some(second)));
     let hour = now() - jiff::SignedDuration::from_hours(1);

@@ -71,6 +71,10 @@ pub enum SlotType {
         length: usize,
     },
     Phone,
+    /// `maria.lopez@example.com`, written or said ("maria dot lopez at example dot com").
+    Email,
+    /// The words as they were heard, when asked for.
+    Address,
     YesNo,
     Choice(Vec<Choice>),
 }
@@ -89,7 +93,8 @@ impl SlotType {
         }
         let lang = Lang::of(language);
         match self {
-            SlotType::Text => asked.then(|| SlotValue::text(heard.text())),
+            SlotType::Text | SlotType::Address => asked.then(|| SlotValue::text(heard.text())),
+            SlotType::Email => email(&words),
             SlotType::Number { min, max } => number_slot(lang, &words, *min, *max, asked),
             SlotType::People { max } => people(lang, &words, *max, asked, other_number),
             SlotType::Day => day(lang, &words),
@@ -105,10 +110,42 @@ impl SlotType {
             }),
             SlotType::YesNo => yes_no(lang, &words),
             SlotType::Choice(choices) => {
-                let found = choices.iter().find(|choice| choice.hear.iter().any(|pattern| pattern.matches(heard)))?;
+                let said = |choice: &&Choice| {
+                    heard.text() == choice.value.to_lowercase()
+                        || choice.hear.iter().any(|pattern| pattern.matches(heard))
+                };
+                let found = choices.iter().find(said)?;
                 Some(SlotValue::text(found.value.clone()))
             }
         }
+    }
+
+    /// What it holds, for a model.
+    pub fn in_words(&self) -> String {
+        match self {
+            SlotType::Text => "text".into(),
+            SlotType::Number { min, max } => format!("number from {min} to {max}"),
+            SlotType::People { max } => format!("number of people, at most {max}"),
+            SlotType::Day => "day: a weekday, today, tomorrow or a date".into(),
+            SlotType::Time { .. } => "time of day".into(),
+            SlotType::Moment => "day, time, or both".into(),
+            SlotType::Name => "name of a person".into(),
+            SlotType::Digits { length: 0 } => "digits".into(),
+            SlotType::Digits { length } => format!("{length} digits"),
+            SlotType::Phone => "phone number".into(),
+            SlotType::Email => "e-mail address".into(),
+            SlotType::Address => "postal address".into(),
+            SlotType::YesNo => "yes or no".into(),
+            SlotType::Choice(choices) => {
+                let values: Vec<&str> = choices.iter().map(|choice| choice.value.as_str()).collect();
+                format!("one of: {}", values.join(", "))
+            }
+        }
+    }
+
+    /// Whether its values are numbers that can be compared.
+    pub fn counts(&self) -> bool {
+        matches!(self, SlotType::Number { .. } | SlotType::People { .. })
     }
 
     /// Whether a bare number can answer a question for it.
@@ -348,6 +385,12 @@ fn number_at(lang: Lang, words: &[&str], at: usize) -> Option<(u32, usize)> {
     if word.chars().all(|c| c.is_ascii_digit()) {
         return word.parse().ok().map(|n| (n, 1));
     }
+    if let Some(round) = hundreds(lang, word) {
+        return Some(match below_hundred(lang, words, at + 1).filter(|(rest, _)| *rest > 0) {
+            Some((rest, used)) => (round + rest, used + 1),
+            None => (round, 1),
+        });
+    }
     let (mut number, mut used) = below_hundred(lang, words, at)?;
     if lang == Lang::En && words.get(at + used) == Some(&"hundred") && (1..=9).contains(&number) {
         number *= 100;
@@ -359,6 +402,18 @@ fn number_at(lang: Lang, words: &[&str], at: usize) -> Option<(u32, usize)> {
         }
     }
     Some((number, used))
+}
+
+/// The Slavic hundreds, which are words of their own.
+fn hundreds(lang: Lang, word: &str) -> Option<u32> {
+    let words: &[&str] = match lang {
+        Lang::En => return None,
+        Lang::Uk => &["сто", "двісті", "триста", "чотириста", "п'ятсот", "шістсот", "сімсот", "вісімсот", "дев'ятсот"],
+        Lang::Ru => {
+            &["сто", "двести", "триста", "четыреста", "пятьсот", "шестьсот", "семьсот", "восемьсот", "девятьсот"]
+        }
+    };
+    words.iter().position(|known| *known == word).map(|at| (at as u32 + 1) * 100)
 }
 
 fn below_hundred(lang: Lang, words: &[&str], at: usize) -> Option<(u32, usize)> {
@@ -1419,6 +1474,56 @@ fn digits(lang: Lang, words: &[&str], asked: bool, length: usize) -> Option<Slot
     Some(SlotValue::new(digits, groups.join(", ")))
 }
 
+/// An address as it is written, or as it is said: "maria dot lopez at example dot com", letter by letter or in words.
+fn email(words: &[&str]) -> Option<SlotValue> {
+    let whole = words.iter().rev().find(|word| word.contains('@'));
+    let address = match whole {
+        Some(word) => (*word).to_owned(),
+        None => {
+            let at =
+                words.iter().rposition(|word| matches!(*word, "at" | "собака" | "собачка" | "равлик" | "ет" | "эт"))?;
+            let host = joined(&words[at + 1..]);
+            // What stands before the name's last words ("my e-mail is") is no part of it: a name has no verbs.
+            let begin = words[..at]
+                .iter()
+                .rposition(|word| matches!(*word, "is" | "it" | "це" | "это" | "mail" | "email" | "пошта" | "почта"));
+            format!("{}@{host}", joined(&words[begin.map_or(0, |begin| begin + 1)..at]))
+        }
+    };
+    let (name, host) = address.split_once('@')?;
+    let fits = |part: &str| {
+        !part.is_empty()
+            && part.len() <= 128
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '+'))
+            && !part.starts_with('.')
+            && !part.ends_with('.')
+            && !part.contains("..")
+    };
+    let top = host.rsplit_once('.').map(|(_, top)| top)?;
+    let good = fits(name) && fits(host) && top.len() >= 2 && top.chars().all(|c| c.is_ascii_alphabetic());
+    good.then(|| {
+        let spoken =
+            address.replace('@', " at ").replace('.', " dot ").replace('_', " underscore ").replace('-', " dash ");
+        SlotValue::new(address, spoken)
+    })
+}
+
+/// Words of an address as it is written.
+fn joined(words: &[&str]) -> String {
+    words
+        .iter()
+        .map(|word| match *word {
+            "dot" | "point" | "period" | "крапка" | "точка" => ".",
+            "dash" | "hyphen" | "minus" | "дефіс" | "тире" | "дефис" => "-",
+            "underscore" | "підкреслення" | "подчёркивание" | "подчеркивание" => {
+                "_"
+            }
+            "plus" | "плюс" => "+",
+            word => word,
+        })
+        .collect()
+}
+
 fn yes_no(lang: Lang, words: &[&str]) -> Option<SlotValue> {
     let (yes, no): (&[&str], &[&str]) = match lang {
         Lang::En => (
@@ -1663,6 +1768,24 @@ mod tests {
     }
 
     #[test]
+    fn an_email_is_found_written_and_said() {
+        let found = |language: &str, text: &str| get(&SlotType::Email, language, text, true).map(|found| found.value);
+        for (text, expected) in [
+            ("Maria.Lopez@example.com", Some("maria.lopez@example.com")),
+            ("my email is maria dot lopez at example dot com", Some("maria.lopez@example.com")),
+            ("it is m l underscore five at mail dash box dot co dot uk", Some("ml_five@mail-box.co.uk")),
+            ("write to bob+x@example.co.uk, please", Some("bob+x@example.co.uk")),
+            ("at seven", None),
+            ("meet me at the office", None),
+            ("a@b", None),
+            ("@@@", None),
+        ] {
+            assert_eq!(found("en", text).as_deref(), expected, "{text:?}");
+        }
+        assert_eq!(found("uk", "пошта maria собака example крапка com").as_deref(), Some("maria@example.com"));
+    }
+
+    #[test]
     fn digits_are_collected_one_by_one() {
         let any = SlotType::Digits { length: 0 };
         check(
@@ -1734,5 +1857,9 @@ mod tests {
             &[("в пятницу", Some("friday")), ("послезавтра", Some("day after tomorrow"))],
         );
         check_in("ru", &SlotType::YesNo, true, &[("да", Some("yes")), ("нет не так", Some("no"))]);
+        let phone = "нуль шістдесят сім, сто двадцять три, сорок п'ять, двісті";
+        assert_eq!(get(&SlotType::Phone, "uk", phone, true).map(|found| found.value).as_deref(), Some("06712345200"));
+        let phone = "восемь девятьсот двадцать один сто двадцать три сорок пять шестьдесят семь";
+        assert_eq!(get(&SlotType::Phone, "ru", phone, true).map(|found| found.value).as_deref(), Some("89211234567"));
     }
 }

@@ -2,6 +2,7 @@
 //! workflow files over them. What the words mean (numbers, days, names) is `extract.rs`.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use regex::{Regex, RegexBuilder};
 
@@ -59,8 +60,24 @@ pub fn is_language(tag: &str, language: &str) -> bool {
 /// Lower-case words: apostrophes inside words stay, as do points and colons inside numbers and a plus before one.
 fn raw_words(text: &str) -> Vec<String> {
     let lower = text.to_lowercase().replace(['’', 'ʼ', '`', '‘'], "'").replace("p.m.", "pm").replace("a.m.", "am");
-    let chars: Vec<char> = lower.chars().collect();
     let mut words = Vec::new();
+    let mut done = 0;
+    for address in EMAIL.find_iter(&lower) {
+        split_words(&lower[done..address.start()], &mut words);
+        words.push(address.as_str().trim_end_matches('.').to_owned());
+        done = address.end();
+    }
+    split_words(&lower[done..], &mut words);
+    words
+}
+
+/// An e-mail address, which is one word.
+static EMAIL: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"[a-z0-9][a-z0-9._+-]{0,63}@[a-z0-9][a-z0-9.-]{0,190}").expect("the pattern is whole")
+});
+
+fn split_words(lower: &str, words: &mut Vec<String>) {
+    let chars: Vec<char> = lower.chars().collect();
     let mut word = String::new();
     for (at, &c) in chars.iter().enumerate() {
         let before = at.checked_sub(1).map(|i| chars[i]);
@@ -81,7 +98,6 @@ fn raw_words(text: &str) -> Vec<String> {
     if !word.is_empty() {
         words.push(word);
     }
-    words
 }
 
 fn contraction(word: &str) -> Option<&'static str> {

@@ -47,6 +47,11 @@ impl Memory {
         }
     }
 
+    /// Messages of an earlier part of the conversation, as they were: calls of tools with their results.
+    pub fn restore(&mut self, messages: Vec<Message>) {
+        messages.into_iter().for_each(|message| self.push(message));
+    }
+
     /// The calls that the model made and what came of them. A call without a result gets a stub, a result without its
     /// call is left out: the API refuses a conversation with either.
     pub fn tool_round(&mut self, calls: &[ToolCall], results: &[ToolResult]) {

@@ -1,7 +1,11 @@
 //! The system prompt of a model that speaks on the phone: how to talk, what the company wrote, who is calling. The
 //! builtin engine does not read it.
 
+use jiff::Zoned;
+use serde_json::{Value, json};
+
 use super::profile::AgentProfile;
+use crate::clock;
 use crate::telephony::{Direction, PhoneNumber};
 
 /// Longest part of a prompt that a company may write, in characters: it is sent with every turn.
@@ -17,10 +21,32 @@ pub struct CallFacts {
     pub direction: Direction,
     /// The other side's number; empty when it hides.
     pub caller: PhoneNumber,
+    /// The line's own number.
+    pub line: PhoneNumber,
     /// Why we dialled; empty on a call that came in.
     pub purpose: String,
-    /// Date, weekday and time where the company is, as a person says them; empty leaves them out.
-    pub local_time: String,
+    /// When it began, where the server is.
+    pub began: Zoned,
+}
+
+impl CallFacts {
+    /// What texts and conditions of a workflow see of the call: `caller.number`, `line.number`, `call.direction`,
+    /// `call.purpose`, `company`, `now.date` (2026-07-03), `now.time` (14:30), `now.hour` (14), `now.weekday` (friday).
+    pub fn as_variables(&self) -> Value {
+        json!({
+            "caller": { "number": self.caller.as_str() },
+            "line": { "number": self.line.as_str() },
+            "call": { "direction": self.direction.label(), "purpose": self.purpose },
+            "company": self.company,
+            "now": {
+                "date": self.began.strftime("%Y-%m-%d").to_string(),
+                "time": self.began.strftime("%H:%M").to_string(),
+                "hour": self.began.hour(),
+                "minute": self.began.minute(),
+                "weekday": self.began.strftime("%A").to_string().to_lowercase(),
+            },
+        })
+    }
 }
 
 const MANNERS: &str = "\
@@ -87,9 +113,7 @@ fn compose(profile: &AgentProfile, facts: &CallFacts, role: &str, manners: &str,
         "" => prompt.push_str("; their number is hidden."),
         number => prompt.push_str(&format!("; their number is {}.", one_line(number))),
     }
-    if !facts.local_time.is_empty() {
-        prompt.push_str(&format!(" It is {}.", one_line(&facts.local_time)));
-    }
+    prompt.push_str(&format!(" It is {}.", clock::spoken(&facts.began)));
     prompt
 }
 
@@ -128,7 +152,8 @@ mod tests {
             direction: Direction::Inbound,
             caller: PhoneNumber::new(caller),
             purpose: String::new(),
-            local_time: "Friday, the third of July, half past two in the afternoon".into(),
+            line: PhoneNumber::new("+15550002222"),
+            began: "2026-07-03T14:30[UTC]".parse().expect("a moment"),
         }
     }
 
@@ -145,7 +170,7 @@ mod tests {
             "We sell flowers.",
             "+15550001111",
             "the caller rang you",
-            "third of July",
+            "Friday 3 July 2026, 14:30",
         ] {
             assert!(prompt.contains(part), "{part:?} is missing in {prompt}");
         }
@@ -171,6 +196,14 @@ mod tests {
     fn a_hidden_number_and_an_unknown_language_are_named_as_such() {
         let prompt = system_prompt(&profile("name = \"A\"\nlanguage = \"xx\""), &facts(""));
         assert!(prompt.contains("their number is hidden") && prompt.contains("the language \"xx\""));
+    }
+
+    #[test]
+    fn a_workflow_sees_the_caller_and_the_clock() {
+        let seen = facts("+15550001111").as_variables();
+        assert_eq!(seen["caller"]["number"], "+15550001111");
+        assert_eq!((&seen["now"]["hour"], &seen["now"]["weekday"]), (&json!(14), &json!("friday")));
+        assert_eq!((&seen["call"]["direction"], &seen["company"]), (&json!("inbound"), &json!("Oak Garden")));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod end_call;
 mod handover;
 mod remember;
 pub mod search_knowledge;
+pub mod steps;
 pub mod telephone;
 
 /// Longest result that a model is given, in bytes; more costs tokens on every later turn.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics::{Histogram, counter, histogram};
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -16,6 +17,7 @@ use crate::agent::memory::Memory;
 use crate::agent::phrases::Phrases;
 use crate::agent::profile::AgentProfile;
 use crate::agent::tools::{CallEffect, ToolBox, ToolContext, ToolResult};
+use crate::agent::walk::Progress;
 use crate::call::egress::{Egress, Played};
 use crate::call::engines::CallEngines;
 use crate::call::handle::{CallCommand, CallEvent, CallEvents};
@@ -26,7 +28,7 @@ use crate::call::reply::{Made, Reply, Source, Voice};
 use crate::clock;
 use crate::conversation::settings::TurnSettings;
 use crate::conversation::transcript::{Line, ToolUse};
-use crate::conversation::turn::{Action, Event, Phrase, ReplyId, Turn};
+use crate::conversation::turn::{Action, Event, Expecting, Phrase, ReplyId, Turn};
 use crate::media::frame::FRAME;
 use crate::media::vad::Detector;
 use crate::speech::llm::ToolCall;
@@ -92,6 +94,8 @@ struct Meters {
 pub(crate) struct Call {
     setup: CallSetup,
     agent: Arc<AgentProfile>,
+    /// The agent's, or its workflow's.
+    greeting: String,
     settings: TurnSettings,
     leg: Leg,
     engines: CallEngines,
@@ -156,7 +160,9 @@ impl Call {
         };
         engines.llm.prepare();
         voice.tts.prepare(&voice.request(String::new()));
-        for phrase in fixed_phrases(&agent) {
+        let own = engines.builtin.as_ref().map(|builtin| builtin.greeting()).unwrap_or_default();
+        let greeting = if agent.greeting.trim().is_empty() { own } else { agent.greeting.clone() };
+        for phrase in fixed_phrases(&agent, &greeting) {
             engines.tts.remember(&voice.request(phrase));
         }
         let ingress = Ingress::new(start, leg.codec, engines.stt.rate(), &settings, leg.in_band_keys, detector)?
@@ -168,6 +174,7 @@ impl Call {
             stt,
             voice,
             agent,
+            greeting,
             setup,
             settings,
             leg,
@@ -523,6 +530,8 @@ impl Call {
             };
             self.record.lock().transcript.lines.push(line);
             let _ = self.events.send(CallEvent::Said { call: self.setup.id, who: Party::Caller, text });
+            // Where these words lead is where the answer is spoken.
+            self.expect();
             self.write_record();
         }
         self.stage(now, "endpoint");
@@ -532,7 +541,7 @@ impl Call {
 
     fn say(&mut self, now: Instant, id: ReplyId, phrase: Phrase) {
         let text = match phrase {
-            Phrase::Greeting => self.agent.greeting.clone(),
+            Phrase::Greeting => self.greeting.clone(),
             phrase => fixed(&self.agent.language, phrase).to_owned(),
         };
         self.egress.discard(now);
@@ -664,10 +673,22 @@ impl Call {
         };
         self.record.lock().transcript.lines.push(line);
         self.write_record();
-        if let Some(builtin) = &self.engines.builtin {
-            let slow_speech = builtin.state(&self.memory.all()).expectation.waits_longer();
-            self.feed_media(Event::Expect { slow_speech });
+        self.expect();
+    }
+
+    /// Tells turn-taking what the workflow says and hears next, and the record what is known by now.
+    fn expect(&mut self) {
+        let Some(builtin) = &self.engines.builtin else { return };
+        let Progress { slots, expectation, manners, .. } = builtin.state(&self.memory.all());
+        if !slots.is_empty() {
+            let known = slots.into_iter().map(|(slot, value)| (slot, Value::String(value.value))).collect();
+            self.record.lock().remembered.insert(SLOTS.into(), Value::Object(known));
         }
+        self.feed_media(Event::Expect(Expecting {
+            slow_speech: expectation.waits_longer(),
+            wait_factor: manners.wait_factor,
+            barge_in: manners.barge_in,
+        }));
     }
 
     fn fault(&mut self, what: String) {
@@ -719,6 +740,8 @@ impl Call {
     }
 }
 
+/// The key of a record under which stands what the workflow has collected, slot by slot.
+const SLOTS: &str = "slots";
 /// Faults kept in a record; a broken engine would fill it otherwise.
 const MAX_FAULTS: usize = 50;
 
@@ -749,9 +772,9 @@ async fn next_made(speech: &mut Option<Speech>) -> Option<Made> {
 }
 
 /// What every call of this agent may say word for word: kept as sound from its first use.
-fn fixed_phrases(agent: &AgentProfile) -> impl Iterator<Item = String> {
+fn fixed_phrases(agent: &AgentProfile, greeting: &str) -> impl Iterator<Item = String> {
     let fixed = Phrases::of(&agent.language).all().into_iter().map(str::to_owned);
-    fixed.chain([agent.greeting.clone()]).filter(|text| !text.trim().is_empty())
+    fixed.chain([greeting.to_owned()]).filter(|text| !text.trim().is_empty())
 }
 
 fn fixed(language: &str, phrase: Phrase) -> &'static str {

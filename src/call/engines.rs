@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use serde_json::Value;
+
 use crate::agent::builtin::Builtin;
 use crate::agent::profile::AgentProfile;
 use crate::agent::workflow::Workflow;
@@ -34,7 +36,7 @@ pub struct CallEngines {
     pub stt: Arc<dyn Transcriber>,
     pub tts: CachedSynthesizer,
     pub llm: Arc<dyn LanguageModel>,
-    /// Present where the builtin engine answers: the graph also tells turn-taking what the caller is asked for.
+    /// Present where a workflow leads: the graph also tells turn-taking what the caller is asked for.
     pub builtin: Option<Arc<Builtin>>,
 }
 
@@ -52,23 +54,50 @@ pub enum EngineError {
 const WORKFLOWS: usize = 64;
 
 impl Engines {
-    pub fn for_agent(&self, agent: &AgentProfile) -> Result<CallEngines, EngineError> {
+    /// `facts`: what a workflow's texts and conditions see of the conversation.
+    pub fn for_agent(&self, agent: &AgentProfile, facts: Value) -> Result<CallEngines, EngineError> {
         let stt = pick(&self.stt, "stt", &agent.stt.engine, &self.default_stt, agent)?;
         let tts = pick(&self.tts, "tts", &agent.tts.engine, &self.default_tts, agent)?;
         let name = if agent.llm.engine.is_empty() { &self.default_llm } else { &agent.llm.engine };
-        if name != "builtin" {
-            let first = pick(&self.llm, "llm", name, name, agent)?;
-            return Ok(CallEngines { stt, tts, llm: self.backed_up(name, first, agent), builtin: None });
+        let model = match name.as_str() {
+            "builtin" => None,
+            name => Some(pick(&self.llm, "llm", name, name, agent)?),
+        };
+        let walks = match (&model, &agent.workflow) {
+            (None, _) => true,
+            // A workflow that leaves the word to a model at some nodes leads the conversation, and asks the model there.
+            (Some(_), Some(_)) => self.workflow(agent)?.needs_model(),
+            (Some(_), None) => false,
+        };
+        match model {
+            Some(model) if !walks => {
+                let llm = self.backed_up(name, model, agent, true);
+                Ok(CallEngines { stt, tts, llm, builtin: None })
+            }
+            model => {
+                let builtin = Builtin::new(self.workflow(agent)?).with_facts(facts);
+                let builtin = Arc::new(match model {
+                    Some(model) => builtin.with_model(self.backed_up(name, model, agent, false)),
+                    None => builtin,
+                });
+                Ok(CallEngines { stt, tts, llm: builtin.clone(), builtin: Some(builtin) })
+            }
         }
-        let builtin = Arc::new(Builtin::new(self.workflow(agent)?));
-        Ok(CallEngines { stt, tts, llm: builtin.clone(), builtin: Some(builtin) })
     }
 
-    /// The model with the configured fallback behind it, where this agent can use that.
-    fn backed_up(&self, name: &str, first: Arc<dyn LanguageModel>, agent: &AgentProfile) -> Arc<dyn LanguageModel> {
+    /// The model with the configured fallback behind it, where this agent can use that. `or_workflow`: the agent's
+    /// workflow may be that fallback.
+    fn backed_up(
+        &self,
+        name: &str,
+        first: Arc<dyn LanguageModel>,
+        agent: &AgentProfile,
+        or_workflow: bool,
+    ) -> Arc<dyn LanguageModel> {
         let second: Option<Arc<dyn LanguageModel>> = match self.llm_fallback.as_str() {
             "" => None,
             second if second == name => None,
+            "builtin" if !or_workflow => None,
             "builtin" => self.workflow(agent).ok().map(|workflow| Arc::new(Builtin::new(workflow)) as _),
             second => self.llm.get(second).cloned(),
         };

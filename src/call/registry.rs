@@ -10,19 +10,21 @@ use dashmap::DashMap;
 use futures::FutureExt;
 use metrics::{counter, gauge};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error, info_span, warn};
 use uuid::Uuid;
 
+use crate::agent::builtin::Builtin;
 use crate::agent::knowledge::Library;
 use crate::agent::memory::Memory;
 use crate::agent::profile::AgentProfile;
 use crate::agent::prompt::{self, CallFacts};
 use crate::agent::tools::search_knowledge::{self, SearchKnowledge};
 use crate::agent::tools::telephone::{self, Telephone};
-use crate::agent::tools::{ToolBox, ToolRegistry};
+use crate::agent::tools::{Tool, ToolBox, ToolRegistry, steps};
 use crate::call::actor::{Call, Parts};
 use crate::call::engines::Engines;
 use crate::call::handle::{COMMAND_QUEUE, CallCommand, CallEvent, CallEvents, CallHandle, CallStatus, EVENT_QUEUE};
@@ -164,8 +166,9 @@ struct Inner {
 impl Inner {
     /// The agent's tools, and those that every call has. Of the telephone's tools, an agent gets those that its
     /// company's integrations make possible; the others are left out, since integrations come and go.
-    fn tool_box(&self, agent: &AgentProfile, company: Uuid) -> Result<ToolBox, String> {
+    fn tool_box(&self, agent: &AgentProfile, company: Uuid, builtin: Option<&Builtin>) -> Result<ToolBox, String> {
         let mut registry = self.tools.clone();
+        let own: Vec<Arc<dyn Tool>> = builtin.map(Builtin::tools).unwrap_or_default();
         let exchange = self.exchange.get().and_then(Weak::upgrade);
         if let Some(telephone) = exchange.and_then(|exchange| exchange.telephone(company)) {
             telephone::provision(&telephone, &mut registry);
@@ -179,6 +182,10 @@ impl Inner {
                 names.push(search_knowledge::NAME);
             }
         }
+        for tool in own {
+            registry.add(tool);
+        }
+        names.extend(steps::NAMES.iter().filter(|_| builtin.is_some_and(Builtin::asks_model)));
         let there: Vec<&str> = registry.names().collect();
         names.retain(|name| there.contains(name) || !telephone::NAMES.contains(name));
         ToolBox::new(names, &registry).map_err(|error| error.to_string())
@@ -234,8 +241,8 @@ impl Calls {
 
     /// Whether this agent can take calls: its engines, workflow and tools are there.
     pub fn can_run(&self, agent: &AgentProfile) -> Result<(), String> {
-        self.inner.engines.for_agent(agent).map_err(|error| error.to_string())?;
-        self.inner.tool_box(agent, Uuid::nil())?;
+        let engines = self.inner.engines.for_agent(agent, Value::Null).map_err(|error| error.to_string())?;
+        self.inner.tool_box(agent, Uuid::nil(), engines.builtin.as_deref())?;
         Ok(())
     }
 
@@ -254,13 +261,15 @@ impl Calls {
         &self,
         agent: &AgentProfile,
         company: Uuid,
+        facts: &CallFacts,
     ) -> Result<(Arc<dyn LanguageModel>, ToolBox, TurnSettings), Refused> {
         let refuse = |what: String| {
             error!(agent = %agent.name, fault = %what, "the agent cannot write");
             Refused::NotSetUp
         };
-        let engines = self.inner.engines.for_agent(agent).map_err(|error| refuse(error.to_string()))?;
-        let tools = self.inner.tool_box(agent, company).map_err(refuse)?;
+        let engines = self.inner.engines.for_agent(agent, facts.as_variables());
+        let engines = engines.map_err(|error| refuse(error.to_string()))?;
+        let tools = self.inner.tool_box(agent, company, engines.builtin.as_deref()).map_err(refuse)?;
         Ok((engines.llm, tools, self.inner.settings.with(&agent.turn)))
     }
 
@@ -310,8 +319,21 @@ impl Calls {
             error!(call = %setup.id, agent = %setup.agent.name, fault = %what, "call refused");
             Refused::NotSetUp
         };
-        let engines = inner.engines.for_agent(&setup.agent).map_err(|error| refuse(error.to_string()))?;
-        let tools = inner.tool_box(&setup.agent, setup.company_id).map_err(refuse)?;
+        let (caller, line) = match setup.direction {
+            Direction::Inbound => (setup.from.clone(), setup.to.clone()),
+            Direction::Outbound => (setup.to.clone(), setup.from.clone()),
+        };
+        let facts = CallFacts {
+            company: setup.company.clone(),
+            direction: setup.direction,
+            caller,
+            line,
+            purpose: setup.purpose.clone().unwrap_or_default(),
+            began: clock::local_now(),
+        };
+        let engines = inner.engines.for_agent(&setup.agent, facts.as_variables());
+        let engines = engines.map_err(|error| refuse(error.to_string()))?;
+        let tools = inner.tool_box(&setup.agent, setup.company_id, engines.builtin.as_deref()).map_err(refuse)?;
         let start = tokio::time::Instant::now().into_std();
         let first = CallRecord { recorded: inner.archive.records_sound(), ..record::answered(&setup) };
         let record = SharedRecord(Arc::new(Mutex::new(first)));
@@ -319,16 +341,6 @@ impl Calls {
         let (status, watch) = watch::channel(CallStatus::Talking);
         let hangup = CancellationToken::new();
         let id = setup.id;
-        let facts = CallFacts {
-            company: setup.company.clone(),
-            direction: setup.direction,
-            caller: match setup.direction {
-                Direction::Inbound => setup.from.clone(),
-                Direction::Outbound => setup.to.clone(),
-            },
-            purpose: setup.purpose.clone().unwrap_or_default(),
-            local_time: clock::spoken(clock::now()),
-        };
         let call = Call::new(Parts {
             memory: Memory::new(prompt::system_prompt(&setup.agent, &facts)),
             settings: inner.settings.with(&setup.agent.turn),

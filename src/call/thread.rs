@@ -8,7 +8,7 @@ use crate::agent::memory::Memory;
 use crate::agent::profile::ModelChoice;
 use crate::agent::tools::{CallEffect, ToolBox, ToolContext, ToolResult};
 use crate::conversation::settings::TurnSettings;
-use crate::speech::llm::{LanguageModel, LlmError, LlmEvent, ToolCall};
+use crate::speech::llm::{LanguageModel, LlmError, LlmEvent, Message, ToolCall};
 
 /// Longest answer: ten segments of GSM-7 text are billed as ten messages.
 pub const MAX_ANSWER_CHARS: usize = 1530;
@@ -22,6 +22,8 @@ pub struct Written {
     pub text: String,
     pub tools: Vec<(ToolCall, ToolResult)>,
     pub effects: Vec<CallEffect>,
+    /// The answer as the conversation holds it: texts, calls of tools and their results.
+    pub messages: Vec<Message>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,7 @@ async fn rounds(
     settings: &TurnSettings,
 ) -> Result<Written, WriteError> {
     let mut memory = memory.clone();
+    let known = memory.messages().len();
     let mut offered = tools.specs();
     let mut written = Written::default();
     for step in 0..=settings.max_tool_steps {
@@ -68,6 +71,7 @@ async fn rounds(
             }
         }
         join(&mut written.text, &said);
+        memory.agent_said(&said);
         if calls.is_empty() {
             break;
         }
@@ -78,13 +82,13 @@ async fn rounds(
             written.effects.extend(result.effect.clone());
             results.push(result);
         }
-        memory.agent_said(&said);
         memory.tool_round(&calls, &results);
         written.tools.extend(calls.into_iter().zip(results));
         if step + 1 == settings.max_tool_steps {
             offered.clear();
         }
     }
+    written.messages = memory.messages().skip(known).cloned().collect();
     let end = written.text.char_indices().nth(MAX_ANSWER_CHARS).map_or(written.text.len(), |(at, _)| at);
     written.text.truncate(end);
     Ok(written)

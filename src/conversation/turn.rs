@@ -52,10 +52,27 @@ pub enum Event {
     ReplyFailed { reply: ReplyId },
     /// The agent asked to end the call after what it is saying.
     EndRequested,
-    /// The workflow waits for digits, a spelling or an address: people pause longer in these.
-    Expect { slow_speech: bool },
+    /// What the workflow is about to say and to hear.
+    Expect(Expecting),
     /// Finish politely: the server is draining or an operator asks.
     WindDown,
+}
+
+/// How a place in a workflow differs from free talk.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Expecting {
+    /// Digits, a spelling or an address are waited for: people pause longer in these.
+    pub slow_speech: bool,
+    /// Multiplies the waits for the end of the caller's turn.
+    pub wait_factor: f32,
+    /// Whether the caller may interrupt; `turn.barge_in` has to allow it, too.
+    pub barge_in: bool,
+}
+
+impl Default for Expecting {
+    fn default() -> Self {
+        Self { slow_speech: false, wait_factor: 1.0, barge_in: true }
+    }
 }
 
 /// A fixed phrase, spoken from the cache in the agent's language.
@@ -195,7 +212,7 @@ pub struct Turn {
     answer_due: bool,
     /// Times in a row that the caller was asked to say it again.
     repeats: u32,
-    slow_speech: bool,
+    expecting: Expecting,
     digits: String,
     digits_at: Option<Instant>,
     /// The newest packet's verdict: words that come between packets are weighed at once.
@@ -231,7 +248,7 @@ impl Turn {
             question: false,
             answer_due: false,
             repeats: 0,
-            slow_speech: false,
+            expecting: Expecting::default(),
             digits: String::new(),
             digits_at: None,
             heard: Heard::default(),
@@ -283,7 +300,7 @@ impl Turn {
                     self.hang_up(actions);
                 }
             }
-            Event::Expect { slow_speech } => self.slow_speech = slow_speech,
+            Event::Expect(expecting) => self.expecting = expecting,
             Event::WindDown => {
                 self.winding_down = true;
                 if self.floor == Floor::Idle && self.utterance.is_none() {
@@ -344,18 +361,22 @@ impl Turn {
         match self.floor {
             Floor::Speaking { reply, since } => {
                 let grace = TurnSettings::ms(self.settings.barge_in_grace_ms);
-                if self.settings.barge_in && now.duration_since(since) >= grace {
+                if self.may_interrupt() && now.duration_since(since) >= grace {
                     actions.push(Action::Pause);
                     self.floor = Floor::Suspected { reply, was_audible: true, since: now, packets, voiced: packets };
                 }
             }
-            Floor::Committed { reply } if self.settings.barge_in => {
+            Floor::Committed { reply } if self.may_interrupt() => {
                 // The caller was not done after all, or coughs: what was prepared is held, not thrown away.
                 actions.push(Action::Pause);
                 self.floor = Floor::Suspected { reply, was_audible: false, since: now, packets, voiced: packets };
             }
             _ => {}
         }
+    }
+
+    fn may_interrupt(&self) -> bool {
+        self.settings.barge_in && self.expecting.barge_in
     }
 
     /// Asks for transcripts: partials while speaking, one take per silence.
@@ -507,8 +528,8 @@ impl Turn {
             Some(Completeness::Unknown) | None => settings.wait_unknown_ms,
         };
         // In whole milliseconds: a rounding error above the wait would cost a packet.
-        let factor = if self.slow_speech { f64::from(settings.expect_digits_factor) } else { 1.0 };
-        TurnSettings::ms((ms as f64 * factor) as u64)
+        let slow = if self.expecting.slow_speech { f64::from(settings.expect_digits_factor) } else { 1.0 };
+        TurnSettings::ms((ms as f64 * slow * f64::from(self.expecting.wait_factor)) as u64)
     }
 
     fn on_partial(&mut self, _now: Instant, id: UtteranceId, text: String, actions: &mut Vec<Action>) {
@@ -552,7 +573,7 @@ impl Turn {
                 self.deny(actions);
             }
             // Denied too early, or the words took long: they count all the same.
-            Floor::Speaking { .. } | Floor::Committed { .. } if self.settings.barge_in => {
+            Floor::Speaking { .. } | Floor::Committed { .. } if self.may_interrupt() => {
                 if real {
                     self.interrupt(actions);
                 } else if final_words && utterance.silent {
@@ -957,9 +978,26 @@ mod tests {
     }
 
     #[test]
+    fn a_place_in_a_workflow_stretches_the_wait_and_may_forbid_interruptions() {
+        let mut scene = Scene::greeted(|_| {});
+        scene.event(Event::Expect(Expecting { wait_factor: 2.0, ..Expecting::default() }));
+        scene.speak(800);
+        scene.silence(120);
+        scene.words("What time do you open today?");
+        scene.silence(300);
+        assert_eq!(scene.count(commits), 0);
+        scene.silence(200);
+        assert_eq!(scene.count(commits), 1);
+        let mut scene = Scene::agent_speaking(|_| {});
+        scene.event(Event::Expect(Expecting { barge_in: false, ..Expecting::default() }));
+        scene.speak(1000);
+        assert_eq!(scene.count(|a| *a == Action::Pause), 0);
+    }
+
+    #[test]
     fn digits_double_the_wait() {
         let mut scene = Scene::greeted(|s| s.expect_digits_factor = 2.0);
-        scene.event(Event::Expect { slow_speech: true });
+        scene.event(Event::Expect(Expecting { slow_speech: true, ..Expecting::default() }));
         scene.speak(800);
         scene.silence(120);
         scene.words("What time do you open today?");

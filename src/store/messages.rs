@@ -5,6 +5,7 @@ use sqlx::FromRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::speech::llm::Message as Spoken;
 use crate::store::db::{At, Json, Page, Part, args, json};
 use crate::store::{Store, StoreError};
 use crate::telephony::{Direction, PhoneNumber};
@@ -29,6 +30,16 @@ pub struct Message {
     pub error: Option<String>,
     pub created_at: At,
     pub updated_at: At,
+}
+
+/// A message of a thread, as an agent remembers it.
+#[derive(Clone, Debug, PartialEq, FromRow)]
+pub struct Remembered {
+    pub direction: Direction,
+    pub text: String,
+    /// What the agent said and did, where tools were used.
+    pub rounds: Option<Json<Vec<Spoken>>>,
+    pub created_at: At,
 }
 
 /// A message to be written down.
@@ -97,6 +108,13 @@ impl Store {
         Ok(noted > 0)
     }
 
+    /// The answer as its conversation holds it, tools included.
+    pub async fn note_rounds(&self, company: Uuid, id: Uuid, rounds: &[Spoken]) -> Result<(), StoreError> {
+        let statement = "UPDATE message SET rounds = $3 WHERE company_id = $1 AND id = $2";
+        self.db.execute(statement, args![company, id, json(&rounds)]).await?;
+        Ok(())
+    }
+
     /// What became of a message, by the provider's id of it. Of two that come in the wrong order, the last word stays.
     pub async fn note_message_status(
         &self,
@@ -145,19 +163,19 @@ impl Store {
         Ok(part.page(rows, |message: &Message| message.id))
     }
 
-    /// The last messages of one thread, oldest first: what an agent remembers of it.
+    /// The last messages of one thread, oldest first: what an agent remembers of it. Of an answer that used tools, the
+    /// whole answer beside its text.
     pub async fn thread(
         &self,
         company: Uuid,
         line: &PhoneNumber,
         peer: &PhoneNumber,
         limit: usize,
-    ) -> Result<Vec<Message>, StoreError> {
-        let mut rows: Vec<Message> = self
+    ) -> Result<Vec<Remembered>, StoreError> {
+        let mut rows: Vec<Remembered> = self
             .db
             .all(
-                "SELECT id, integration_id, direction, line, peer, text, media, provider_message, status, error,
-                     created_at, updated_at
+                "SELECT direction, text, rounds, created_at
                  FROM message WHERE company_id = $1 AND line = $2 AND peer = $3 ORDER BY id DESC LIMIT $4",
                 args![company, line.as_str(), peer.as_str(), limit.min(1000)],
             )

@@ -14,12 +14,14 @@ use crate::call::thread;
 use crate::clock;
 use crate::providers::provider::IncomingMessage;
 use crate::store::directory::{Integration, Line};
-use crate::store::messages::NewMessage;
+use crate::store::messages::{NewMessage, Remembered};
 use crate::store::{Store, StoreError};
 use crate::telephony::{CallId, Direction};
 
 /// Messages of a thread that an agent remembers.
 const THREAD_MEMORY: usize = 60;
+/// A workflow's conversation is over when nobody has written for so long.
+const CONVERSATION_PAUSE: jiff::SignedDuration = jiff::SignedDuration::from_hours(6);
 /// Answers to one number in an hour: two machines that answer each other stop here.
 const MAX_ANSWERS_AN_HOUR: u64 = 20;
 
@@ -82,25 +84,33 @@ impl Inner {
             company: integration.company.clone(),
             direction: Direction::Inbound,
             caller: message.from.clone(),
+            line: message.to.clone(),
             purpose: String::new(),
-            local_time: clock::spoken(clock::now()),
+            began: clock::local_now(),
         };
         let mut memory = Memory::new(prompt::writing_prompt(&line.agent, &facts));
-        for one in &past {
-            match one.direction {
-                Direction::Inbound => memory.user_said(&one.text),
-                Direction::Outbound => memory.agent_said(&one.text),
+        let past = if line.agent.workflow.is_some() { since_the_last_pause(past) } else { past };
+        for one in past {
+            match (one.direction, one.rounds) {
+                (Direction::Inbound, _) => memory.user_said(&one.text),
+                (Direction::Outbound, Some(rounds)) => memory.restore(rounds.0),
+                (Direction::Outbound, None) => memory.agent_said(&one.text),
             }
         }
-        let (model, tools, settings) = self.calls.writer(&line.agent, company)?;
+        let (model, tools, settings) = self.calls.writer(&line.agent, company, &facts)?;
         // A thread has no call; its tools are counted against an id of their own.
         let context = ToolContext { call: CallId::new(), caller: message.from.clone(), line: message.to.clone() };
         let written = thread::answer(model, &line.agent.llm, &tools, context, &memory, &settings).await?;
         for effect in &written.effects {
-            if let CallEffect::Remember { key, value } = effect {
-                let detail = json!({ "key": key, "value": value, "from": message.from.as_str() });
-                store.audit(Some(company), "agent", "remember", &line.agent.name, &detail).await?;
-            }
+            let from = message.from.as_str();
+            let (deed, detail) = match effect {
+                CallEffect::Remember { key, value } => {
+                    ("remember", json!({ "key": key, "value": value, "from": from }))
+                }
+                CallEffect::Handover { to } => ("handover", json!({ "reason": to, "from": from })),
+                CallEffect::EndCall { .. } => continue,
+            };
+            store.audit(Some(company), "agent", deed, &line.agent.name, &detail).await?;
         }
         if written.text.is_empty() {
             return Ok(());
@@ -112,9 +122,19 @@ impl Inner {
             text: written.text,
             answer: true,
         };
-        self.message(company, answer).await?;
+        let id = self.message(company, answer).await?;
+        if !written.tools.is_empty() {
+            store.note_rounds(company, id, &written.messages).await?;
+        }
         Ok(())
     }
+}
+
+/// A workflow begins again after a pause: whoever writes the next day is not in the middle of a booking.
+fn since_the_last_pause(past: Vec<Remembered>) -> Vec<Remembered> {
+    let paused = |pair: &[Remembered]| pair[1].created_at.0.duration_since(pair[0].created_at.0) > CONVERSATION_PAUSE;
+    let begin = past.windows(2).rposition(paused).map_or(0, |at| at + 1);
+    past.into_iter().skip(begin).collect()
 }
 
 #[derive(Debug, thiserror::Error)]
