@@ -13,6 +13,8 @@ mod whole;
 mod after;
 #[path = "flows/dial.rs"]
 mod dial;
+#[path = "flows/hotel.rs"]
+mod hotel;
 #[path = "flows/seed.rs"]
 mod seed;
 #[path = "flows/sms.rs"]

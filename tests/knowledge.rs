@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use offhook::agent::knowledge::{Library as _, Lookup, Passage};
+use offhook::cli::check::check;
+use offhook::cli::probes;
+use offhook::config::Config;
 use offhook::mock::openai::{MockConfig, MockOpenAi};
 use offhook::store::Store;
 use offhook::store::companies::CompanySettings;
@@ -272,4 +275,22 @@ async fn questions_of_any_letters_harm_nothing(base: Base) {
         let _ = place.ask(question).await;
     }
     assert_eq!(place.first("garage").await.1, "Parking");
+}
+
+#[tokio::test]
+async fn check_tries_the_embeddings_endpoint_and_says_what_happens_without_it() {
+    let (mock, knowledge) = mock().await;
+    let lines = async |knowledge: KnowledgeConfig| {
+        let config = Config { knowledge, ..Config::default() };
+        let mut probes = probes::engines(&config);
+        probes.retain(|probe| probe.what == "knowledge");
+        check(probes, Duration::from_secs(20)).await
+    };
+    let well = lines(knowledge.clone()).await;
+    let said = well[0].outcome.as_deref().unwrap();
+    assert!(said.starts_with("one: vectors of "), "{said}");
+    mock.stop().await;
+    let down = lines(KnowledgeConfig { timeout_ms: 500, ..knowledge }).await;
+    assert!(down[0].outcome.as_ref().unwrap_err().cure.contains("full text alone"), "{down:?}");
+    assert!(lines(KnowledgeConfig::default()).await.is_empty(), "nothing is asked for that is not set up");
 }

@@ -12,6 +12,7 @@ use crate::speech::stt::{SttEvent, SttInput, SttRequest, Take, Transcriber, Utte
 use crate::speech::tts::espeak::Espeak;
 use crate::speech::tts::openai::OpenAiTts;
 use crate::speech::tts::{SpeechRequest, Synthesizer};
+use crate::store::knowledge::embeddings::{Embedder, KnowledgeConfig};
 
 /// An engine that gives nothing for so long is reported as failed.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -28,7 +29,21 @@ pub fn engines(config: &Config) -> Vec<Probe> {
     for name in named(&llm.engine, &llm.fallback) {
         probes.push(Probe::new(format!("llm {name}"), answers(name, config.clone())));
     }
+    if !config.knowledge.base_url.is_empty() {
+        probes.push(Probe::new("knowledge", embeds(config.knowledge.clone())));
+    }
     probes
+}
+
+/// One word becomes a vector.
+async fn embeds(config: KnowledgeConfig) -> Result<String, Failure> {
+    let embedder = Embedder::new(&config).map_err(|e| Failure::new(e.to_string(), "see base_url in [knowledge]"))?;
+    let Some(embedder) = embedder else { return Ok("full text alone".into()) };
+    let asked = tokio::time::Instant::now();
+    let vectors = embedder.passages(&["hello"]).await;
+    let vectors = vectors.map_err(|e| Failure::new(e.to_string(), "lookups go by full text alone until it answers"))?;
+    let numbers = vectors.first().map_or(0, Vec::len);
+    Ok(format!("{}: vectors of {numbers} after {} ms", embedder.model(), asked.elapsed().as_millis()))
 }
 
 fn named(engine: &str, fallback: &str) -> Vec<String> {

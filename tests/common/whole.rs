@@ -331,8 +331,13 @@ impl OnTwilio {
 
     /// Somebody calls; gives the closed record when all is over.
     pub async fn rung(&self) -> Value {
+        self.rung_for(PATIENCE).await
+    }
+
+    /// A call that may last so long.
+    pub async fn rung_for(&self, limit: Duration) -> Value {
         let sid = self.mock.ring(CALLER, LINE).expect("it is a number of the account");
-        let over = self.mock.call_when(&sid, PATIENCE, |call| call.is_over()).await.expect("the call ends");
+        let over = self.mock.call_when(&sid, limit, |call| call.is_over()).await.expect("the call ends");
         assert_eq!(over.errors, [0; 0], "{over:?}");
         let call = until("the call is in the list", async || {
             self.company.calls().await.into_iter().find(|call| call["provider_call"] == *sid)

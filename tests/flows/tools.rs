@@ -4,11 +4,18 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use offhook::agent::prompt::CallFacts;
 use offhook::load::fixture::Ender;
+use offhook::mock::openai::{MockConfig, MockOpenAi};
+use offhook::mock::script::Script;
 use offhook::mock::twilio::{MockCall, MockTwilioConfig};
 use offhook::mock::{binotel, ringostat};
+use offhook::speech::llm::openai::{OpenAiLlm, OpenAiLlmConfig};
 use offhook::speech::scripted::{Answer, ScriptedModel};
+use offhook::speech::stt::openai::{OpenAiStt, OpenAiSttConfig};
+use offhook::telephony::{Direction, PhoneNumber};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use crate::common::{Cast, PATIENCE};
 use crate::stores::Base;
@@ -19,6 +26,7 @@ use crate::whole::{
 
 crate::on_every_store! {
     an_agent_calls_writes_and_looks_things_up_while_it_talks
+    whoever_asks_to_be_called_back_at_a_number_is_called_there
     an_agent_sees_exactly_the_tools_that_its_companys_providers_make_possible
     numbers_that_nobody_may_dial_are_refused_in_words_and_noted
     caps_and_quiet_hours_stop_an_agent
@@ -128,6 +136,50 @@ async fn an_agent_calls_writes_and_looks_things_up_while_it_talks(base: Base) {
     whole.stop().await;
 }
 
+/// "Can you call me back at +380501234567?", through a transcription and a model in the shape of OpenAI's.
+async fn whoever_asks_to_be_called_back_at_a_number_is_called_there(base: Base) {
+    let words = "Can you call me back at +380671112233?";
+    let script = format!(
+        r#"
+        transcripts = [{words:?}]
+        after_tools = "I am calling you there now. Goodbye."
+        [[reply]]
+        when = "call me back"
+        text = "Of course."
+        tool = [{{ name = "make_call", arguments = {{ to = "+380671112233", greeting = "Hello, you asked me to call." }} }}]
+        "#
+    );
+    let config = MockConfig { script: Script::from_toml(&script).unwrap(), ..MockConfig::default() };
+    let openai = MockOpenAi::start(config, TcpListener::bind("127.0.0.1:0").await.unwrap()).unwrap();
+    let stt = OpenAiSttConfig { base_url: openai.base_url(), ..OpenAiSttConfig::default() };
+    let llm = OpenAiLlmConfig { base_url: openai.base_url(), ..OpenAiLlmConfig::default() };
+    let cast = Cast {
+        stt: Arc::new(OpenAiStt::new(&stt).unwrap()),
+        llm: Arc::new(OpenAiLlm::new(llm).unwrap()),
+        ..Cast::new(brief())
+    };
+    let whole = Whole::start(base, cast, |_| {}).await;
+    let config = MockTwilioConfig { caller: Some(caller(Ender::Caller)), ..account() };
+    let acme = OnTwilio::set_up(&whole, config, json!({}), front_desk()).await;
+    let record = acme.rung().await;
+    let said = Company::said(&record);
+    assert!(said.contains(&format!("caller: {words}")), "{said:?}");
+    assert!(said.iter().any(|line| line.contains("Of course. I am calling you there now.")), "{said:?}");
+    let done = results(&record);
+    assert_eq!(
+        (done.len(), done[0].0.as_str(), &done[0].1["status"]),
+        (1, "make_call", &json!("dialling")),
+        "{done:?}"
+    );
+    let made = acme.company.record(text(&done[0].1["call"]).parse().unwrap()).await;
+    assert_eq!((&made["to"], &made["direction"]), (&json!(PERSON), &json!("outbound")));
+    assert_eq!(Company::said(&made)[0], "agent: Hello, you asked me to call.");
+    // The tool came over the wire as a model streams it.
+    assert!(openai.requests().iter().any(|seen| seen.path.ends_with("/chat/completions")));
+    openai.stop().await;
+    whole.stop().await;
+}
+
 async fn an_agent_sees_exactly_the_tools_that_its_companys_providers_make_possible(base: Base) {
     let (whole, _) = scripted(base, Vec::new()).await;
     let (twilio, ringo, bino) =
@@ -160,7 +212,15 @@ async fn an_agent_sees_exactly_the_tools_that_its_companys_providers_make_possib
         .await;
         // What a model is offered.
         let profile = whole.store.agent(company.id, agent).await.unwrap().unwrap().profile.0;
-        let (_, offered, _) = whole.app.calls.writer(&profile, company.id).unwrap();
+        let facts = CallFacts {
+            company: "Acme".into(),
+            direction: Direction::Inbound,
+            caller: PhoneNumber::new(OTHER),
+            line: PhoneNumber::new(LINE),
+            purpose: String::new(),
+            began: jiff::Zoned::now(),
+        };
+        let (_, offered, _) = whole.app.calls.writer(&profile, company.id, &facts).unwrap();
         let always = ["end_call", "handover", "remember"];
         let offered: Vec<String> = offered.specs().into_iter().map(|spec| spec.name).collect();
         let offered: Vec<&str> = offered.iter().map(String::as_str).filter(|name| !always.contains(name)).collect();
