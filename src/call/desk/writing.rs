@@ -94,7 +94,7 @@ impl Inner {
         }
         let (model, tools, settings) = self.calls.writer(&line.agent, company)?;
         // A thread has no call; its tools are counted against an id of their own.
-        let context = ToolContext { call: CallId::new(), caller: message.from.clone(), line: message.to.clone() };
+        let context = ToolContext::new(CallId::new(), message.from.clone(), message.to.clone());
         let written = thread::answer(model, &line.agent.llm, &tools, context, &memory, &settings).await?;
         for effect in &written.effects {
             if let CallEffect::Remember { key, value } = effect {
