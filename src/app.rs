@@ -14,6 +14,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::agent::tools::ToolRegistry;
+use crate::agent::tools::fetch::Fetcher;
+use crate::agent::tools::reach::Reach;
+use crate::call::company_tools::MadeTools;
 use crate::call::desk::Desk;
 use crate::call::engines::Engines;
 use crate::call::recorder::Archive;
@@ -124,26 +127,25 @@ impl App {
         let urls = Arc::new(ServerUrls::new(&config.server, address)?);
         let (archive, thread) = Archive::start(config.recording.clone())
             .with_context(|| format!("cannot write to {} (recording.dir)", config.recording.dir.display()))?;
-        let calls = Calls::new(
-            engines,
-            ToolRegistry::with_call_tools(),
-            config.turn.clone(),
-            config.limits.clone(),
-            archive,
-            ledger,
-            config.speech.vad,
-        );
+        let mut tools = ToolRegistry::with_call_tools();
+        tools.filler_after = Duration::from_millis(config.tools.filler_after_ms);
+        let calls =
+            Calls::new(engines, tools, config.turn.clone(), config.limits.clone(), archive, ledger, config.speech.vad);
         let knowledge = store.clone().map(|store| KnowledgeBases::open(store, &config.knowledge));
         let knowledge = knowledge.transpose().context("knowledge.base_url")?;
         if let Some(knowledge) = &knowledge {
             calls.use_library(Arc::new(knowledge.clone()));
         }
+        let made = Fetcher::new(Reach::new(&config.tools.allow_private)).context("the client of companies' tools")?;
+        let made = MadeTools::new(directory.clone(), made, store.clone());
+        calls.use_company_tools(Arc::new(made.clone()));
         for line in directory.load().lines() {
             if let Err(fault) = calls.can_run(&line.agent) {
                 warn!(agent = %line.agent.name, %fault, "a line is answered by an agent that cannot take calls");
             }
         }
         let (draining, closing, sockets) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        sockets.spawn(made.clone().keep(draining.clone()));
         let api_store = store.clone();
         let desk = Desk::new(calls.clone(), directory.clone(), store.clone(), {
             let urls = urls.clone();
@@ -182,6 +184,7 @@ impl App {
                 sockets.spawn(index_waiting(knowledge.clone(), draining.clone()));
                 let api = ApiState {
                     knowledge,
+                    fetcher: Some(made.fetcher().clone()),
                     admin: config.security.admin_token.as_ref().map(Token::new),
                     setup,
                     sip: Some(sip.clone()),

@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod clients;
+pub mod company_tools;
 pub mod desk;
 pub mod egress;
 pub mod engines;

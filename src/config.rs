@@ -13,6 +13,7 @@ use figment::value::{Dict, Value};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use crate::agent::tools::reach::ToolsConfig;
 use crate::call::recorder::RecordingConfig;
 use crate::call::registry::LimitsConfig;
 use crate::conversation::settings::TurnSettings;
@@ -56,6 +57,7 @@ pub struct Config {
     pub speech: SpeechConfig,
     pub llm: LlmConfig,
     pub knowledge: KnowledgeConfig,
+    pub tools: ToolsConfig,
     pub turn: TurnSettings,
     pub security: SecurityConfig,
     pub limits: LimitsConfig,
@@ -311,6 +313,7 @@ impl Config {
         faults.extend(self.speech.tts.openai.faults());
         faults.extend(self.llm.openai.faults());
         faults.extend(self.knowledge.faults().into_iter().map(|(key, problem)| format!("knowledge.{key} {problem}")));
+        faults.extend(self.tools.faults().into_iter().map(|(key, problem)| format!("tools.{key}: {problem}")));
         let mut require = |holds: bool, fault: String| {
             if !holds {
                 faults.push(fault);

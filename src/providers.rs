@@ -3,7 +3,6 @@
 
 pub mod binotel;
 pub mod credentials;
-pub mod network;
 pub mod provider;
 pub mod reconcile;
 pub mod recording;

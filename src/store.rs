@@ -40,6 +40,7 @@ mod read;
 pub mod recordings;
 pub mod secrets;
 pub mod setup;
+pub mod tools;
 pub mod users;
 mod watch;
 

@@ -12,6 +12,9 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use offhook::agent::dialling::OutboundRefusal;
 use offhook::agent::profile::AgentProfile;
+use offhook::agent::tools::fetch::Fetcher;
+use offhook::agent::tools::http::SecretHeaders;
+use offhook::agent::tools::reach::Reach;
 use offhook::call::clients::Clients;
 use offhook::call::desk::{CallRequest, MessageRequest, OutboundError};
 use offhook::call::handle::CallEvent;
@@ -32,6 +35,7 @@ use offhook::store::directory::Integration;
 use offhook::store::integrations::NewIntegration;
 use offhook::store::knowledge::{Added, KnowledgeBases, NewBase};
 use offhook::store::messages::NewMessage;
+use offhook::store::tools::ToolDefinition;
 use offhook::store::users::Role;
 use offhook::telephony::{CallEnd, CallId, Direction, EndReason, Party, PhoneNumber};
 use reqwest::{Method, StatusCode};
@@ -60,10 +64,13 @@ on_every_store! {
     no_answer_and_no_audit_entry_holds_a_secret
     twilios_webhooks_are_verified_written_shown_and_put_back
     a_document_is_uploaded_found_and_removed
+    a_tool_is_made_tried_used_by_an_agent_and_removed
 }
 
 const SID: &str = "AC00000000000000000000000000000001";
 const AUTH_TOKEN: &str = "00000000000000000000000000000abc";
+/// Of every company's tool.
+const TOOL_KEY: &str = "key-of-the-booking-system-0123";
 const ADMIN: &str = "an-administrators-token-0123456789";
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -140,6 +147,7 @@ struct Place {
     key_id: Uuid,
     knowledge: Uuid,
     document: Uuid,
+    tool: Uuid,
     user: Uuid,
     keys: BTreeMap<Role, String>,
 }
@@ -169,6 +177,7 @@ impl Server {
             admin: Some(Token::new(&ADMIN.into())),
             setup: setup.map(|secret| SetupLink::new(&secret.into())),
             closing: closing.clone(),
+            fetcher: Some(Fetcher::new(Reach::new(&["127.0.0.1".to_owned()])).unwrap()),
             ..ApiState::new(
                 store.clone(),
                 live.clone(),
@@ -260,6 +269,11 @@ impl Server {
             panic!("not taken");
         };
         bases.index(document.id).await.unwrap();
+        let tool = serde_json::from_value(json!({
+            "name": "find_booking", "description": "Finds.", "method": "GET", "url": "https://crm.example.com/bookings",
+        }));
+        let secrets = SecretHeaders::new([("X-Key".to_owned(), TOOL_KEY.to_owned())]);
+        let tool = store.add_tool(company, &ToolDefinition::Http(tool.unwrap()), &secrets).await.unwrap().unwrap();
         let email = format!("anna@{}.example", name.to_lowercase());
         let password = SecretString::from("correct horse");
         let user = store.add_user(company, &email, "Anna", &password, Role::Owner).await.unwrap();
@@ -273,6 +287,7 @@ impl Server {
             key_id: key.id,
             knowledge: base.id,
             document: document.id,
+            tool,
             user,
             keys,
         }
@@ -366,6 +381,7 @@ fn filled(path: &str, place: &Place) -> String {
         "keys" => place.key_id,
         "users" => place.user,
         "knowledge" => place.knowledge,
+        "tools" => place.tool,
         _ => Uuid::nil(),
     };
     path.replace("{id}", &id.to_string()).replace("{document}", &place.document.to_string())
@@ -394,6 +410,11 @@ fn good_body(method: &Method, path: &str, place: &Place) -> Option<Value> {
         ("POST", "/api/v1/agents") | ("PUT", "/api/v1/agents/{id}") => agent,
         ("PUT", "/api/v1/agents/{id}/workflow") => json!({ "workflow": null }),
         ("POST", "/api/v1/calls") => json!({ "to": "+15550004444", "line_id": place.line }),
+        ("POST", "/api/v1/tools") | ("PUT", "/api/v1/tools/{id}") => json!({
+            "kind": "http", "name": "book", "description": "Books.", "method": "POST",
+            "url": "https://crm.example.com/bookings",
+        }),
+        ("POST", "/api/v1/tools/{id}/try") => json!({}),
         ("POST", "/api/v1/knowledge") => json!({ "name": "Second" }),
         ("POST", "/api/v1/messages") => json!({ "to": "+15550004444", "text": "hi", "line_id": place.line }),
         _ => return None,
@@ -448,9 +469,19 @@ async fn what_belongs_to_another_company_is_not_there_on_any_route(base: Base) {
     let webhook = format!("/api/v1/integrations/{}/webhook", acme.integration);
     let body = json!({ "lines": [other.line] });
     assert_eq!(server.ask(Method::PUT, &webhook, acme.owner(), Some(body)).await.0, 422);
-    for list in
-        ["integrations", "lines", "agents", "calls", "messages", "keys", "users", "audit", "companies", "knowledge"]
-    {
+    for list in [
+        "integrations",
+        "lines",
+        "agents",
+        "calls",
+        "messages",
+        "keys",
+        "users",
+        "audit",
+        "companies",
+        "knowledge",
+        "tools",
+    ] {
         let text = server.get(&format!("/api/v1/{list}"), acme.owner()).await.to_string();
         for id in [
             other.company,
@@ -462,6 +493,7 @@ async fn what_belongs_to_another_company_is_not_there_on_any_route(base: Base) {
             other.user,
             other.knowledge,
             other.document,
+            other.tool,
         ] {
             assert!(!text.contains(&id.to_string()), "{list}: {text}");
         }
@@ -477,7 +509,9 @@ fn least_role(method: &Method, path: &str) -> Role {
         (_, "integrations/{id}/webhook" | "integrations/{id}/verify") => Role::Owner,
         (_, "integrations/{id}/lines" | "calls/{id}/capture") => Role::Operator,
         ("GET", _) => Role::Viewer,
-        (_, "integrations" | "integrations/{id}" | "companies/{id}" | "companies") => Role::Owner,
+        (_, "integrations" | "integrations/{id}" | "companies/{id}" | "companies" | "tools" | "tools/{id}") => {
+            Role::Owner
+        }
         _ => Role::Operator,
     }
 }
@@ -982,6 +1016,7 @@ async fn no_answer_and_no_audit_entry_holds_a_secret(base: Base) {
         "$argon2id",
         webhook_secret.expose_secret(),
         ADMIN,
+        TOOL_KEY,
     ];
     secrets.extend(acme.keys.values().map(String::as_str));
     for (path, answer) in &answers {
@@ -1056,6 +1091,96 @@ async fn twilios_webhooks_are_verified_written_shown_and_put_back(base: Base) {
     let shown = server.get(&path, key).await;
     assert!(shown["verified_at"].is_null() && shown["last_error"].is_string(), "{shown}");
     mock.stop().await;
+}
+
+async fn a_tool_is_made_tried_used_by_an_agent_and_removed(base: Base) {
+    let server = Server::start(base).await;
+    let acme = server.place("Acme").await;
+    let key = acme.owner();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let crm = format!("http://{}", listener.local_addr().unwrap());
+    let router = axum::Router::new().route(
+        "/rooms/{day}",
+        axum::routing::get(
+            async |headers: axum::http::HeaderMap, axum::extract::Path(day): axum::extract::Path<String>| {
+                let known = headers.get("x-key").is_some_and(|key| key == TOOL_KEY);
+                axum::Json(json!({ "known": known, "day": day, "free": [{ "room": 7 }] }))
+            },
+        ),
+    );
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let parameters = json!({ "type": "object", "properties": { "day": { "type": "string" } }, "required": ["day"] });
+    let tool = json!({
+        "kind": "http", "name": "free_rooms", "description": "Rooms that are free.", "method": "GET",
+        "url": format!("{crm}/rooms/{{day}}"), "parameters": parameters, "secret_headers": { "X-Key": TOOL_KEY },
+        "filler": { "en": "Let me look." }, "limit_ms": 2000,
+    });
+    let (status, made) = server.post("/api/v1/tools", key, tool.clone()).await;
+    assert_eq!(status, 201, "{made}");
+    assert_eq!(made["secret_headers"]["X-Key"], json!({ "secret": true, "value": TOOL_KEY[TOOL_KEY.len() - 4..] }));
+    assert_eq!((&made["kind"], &made["name"]), (&json!("http"), &json!("free_rooms")));
+    assert_eq!(server.post("/api/v1/tools", key, tool.clone()).await.0, 409);
+    let path = format!("/api/v1/tools/{}", made["id"].as_str().unwrap());
+    let attempt = json!({ "arguments": { "day": "2026-03-01" } });
+    let (status, tried) = server.post(&format!("{path}/try"), &acme.keys[&Role::Operator], attempt).await;
+    assert_eq!((status, &tried["ok"]), (200, &json!(true)), "{tried}");
+    let content: Value = serde_json::from_str(tried["content"].as_str().unwrap()).unwrap();
+    assert_eq!(content, json!({ "known": true, "day": "2026-03-01", "free": [{ "room": 7 }] }));
+    let (_, tried) = server.post(&format!("{path}/try"), key, json!({})).await;
+    assert_eq!(tried["ok"], false, "{tried}");
+
+    // A change keeps the secrets that it does not name, unless the server is another one.
+    let mut changed = tool.clone();
+    changed.as_object_mut().unwrap().remove("secret_headers");
+    changed["result"] = json!("/free/0");
+    let (status, answer) = server.ask(Method::PUT, &path, key, Some(changed.clone())).await;
+    assert_eq!((status, answer["secret_headers"]["X-Key"].is_object()), (200, true), "{answer}");
+    let (_, tried) = server.post(&format!("{path}/try"), key, json!({ "arguments": { "day": "x" } })).await;
+    assert_eq!(tried["content"], r#"{"room":7}"#);
+    changed["url"] = json!("https://thief.example/rooms/{day}");
+    let (status, refused) = server.ask(Method::PUT, &path, key, Some(changed)).await;
+    assert_eq!((status, &refused["errors"][0]["field"]), (422, &json!("secret_headers")), "{refused}");
+
+    // An agent names it; a server's tools by the server.
+    let mcp = json!({ "kind": "mcp", "name": "crm", "url": format!("{crm}/mcp") });
+    let (status, mcp) = server.post("/api/v1/tools", key, mcp).await;
+    assert_eq!(status, 201, "{mcp}");
+    let agent = json!({ "name": "Desk", "tools": ["free_rooms", "crm.*", "crm.find", "send_dtmf"] });
+    let (status, agent) = server.post("/api/v1/agents", key, agent).await;
+    assert_eq!(status, 201, "{agent}");
+    let listed = server.get(&format!("/api/v1/agents/{}/tools", agent["id"].as_str().unwrap()), key).await;
+    let named = |name: &str| listed["items"].as_array().unwrap().iter().find(|tool| tool["name"] == name).cloned();
+    assert_eq!(named("free_rooms").unwrap()["enabled"], true);
+    assert_eq!(named("find_booking").unwrap()["enabled"], false);
+    assert_eq!(named("crm.*").unwrap()["enabled"], true);
+    let (status, refused) =
+        server.post("/api/v1/agents", key, json!({ "name": "B", "tools": ["fly", "free_rooms.x"] })).await;
+    assert_eq!((status, refused["errors"].as_array().unwrap().len()), (422, 2), "{refused}");
+
+    // What is wrong is told by field.
+    for (body, field) in [
+        (json!({ "kind": "soap" }), "kind"),
+        (json!({ "kind": "http", "name": "a" }), "description"),
+        (
+            json!({ "kind": "http", "name": "end_call", "description": "x", "method": "GET", "url": "https://a.example/" }),
+            "name",
+        ),
+        (
+            json!({ "kind": "http", "name": "a", "description": "x", "method": "FETCH", "url": "https://a.example/" }),
+            "method",
+        ),
+        (json!({ "kind": "mcp", "name": "a", "url": "ftp://a.example/" }), "url"),
+        (
+            json!({ "kind": "mcp", "name": "a", "url": "https://a.example/", "secret_headers": { "Host": "very-secret" } }),
+            "secret_headers.Host",
+        ),
+    ] {
+        let (status, told) = server.post("/api/v1/tools", key, body.clone()).await;
+        assert_eq!((status, &told["errors"][0]["field"]), (422, &json!(field)), "{body}: {told}");
+        assert!(!told.to_string().contains("very-secret"), "{told}");
+    }
+    assert_eq!(server.ask(Method::DELETE, &path, key, None).await.0, 204);
+    assert_eq!(server.ask(Method::GET, &path, key, None).await.0, 404);
 }
 
 async fn a_document_is_uploaded_found_and_removed(base: Base) {

@@ -34,6 +34,7 @@ on_every_store! {
     credentials_are_sealed_on_disk_and_a_wrong_key_opens_nothing
     a_running_server_uses_a_change_within_a_second
     documents_beside_the_file_are_indexed_once_and_again_when_they_change
+    tools_and_servers_are_made_checked_sealed_and_pruned
 }
 
 const TOKEN: &str = "0123-very-secret";
@@ -459,4 +460,92 @@ async fn documents_beside_the_file_are_indexed_once_and_again_when_they_change(b
     let (good, printed) = place.apply_with(&file, true, false).await;
     assert!(good && has(&printed, "removed document Acme / Hotel / rules.md"), "{printed}");
     assert!(found().await.is_empty());
+}
+
+async fn tools_and_servers_are_made_checked_sealed_and_pruned(base: Base) {
+    let place = Place::new(base);
+    let tools = |limit_ms: u32| {
+        format!(
+            r#"{ACME}
+            [[tool]]
+            company = "Acme"
+            name = "free_rooms"
+            description = "Rooms that are free on a day."
+            method = "GET"
+            url = "https://crm.example.com/rooms/{{day}}"
+            limit_ms = {limit_ms}
+            secret_headers = {{ Authorization = "Bearer ${{TWILIO_AUTH_TOKEN}}" }}
+            [tool.parameters]
+            type = "object"
+            required = ["day"]
+            [tool.parameters.properties.day]
+            type = "string"
+            [tool.filler]
+            uk = "Дивлюся."
+
+            [[mcp]]
+            company = "Acme"
+            name = "crm"
+            url = "https://mcp.example.com/mcp"
+
+            [[agent]]
+            company = "Acme"
+            name = "Second desk"
+            tools = ["free_rooms", "crm.*", "send_dtmf"]
+            "#
+        )
+    };
+    let printed = place.apply(&tools(2000)).await;
+    for line in ["created tool Acme / free_rooms", "created tool Acme / crm"] {
+        assert!(has(&printed, line), "{line}\n{printed}");
+    }
+    assert!(!printed.contains(TOKEN), "{printed}");
+    let directory = place.open().await.directory().await.unwrap();
+    let made = directory.tools().find(|tool| tool.definition.name() == "free_rooms").unwrap();
+    assert_eq!(made.secrets.expose()["Authorization"], format!("Bearer {TOKEN}"));
+    assert!(!format!("{made:?}").contains(TOKEN));
+    let printed = place.apply(&tools(2000)).await;
+    assert!(has(&printed, "unchanged tool Acme / free_rooms"), "{printed}");
+    let printed = place.apply(&tools(3000)).await;
+    assert!(has(&printed, "updated tool Acme / free_rooms (definition)"), "{printed}");
+
+    let wrong = format!(
+        r#"{ACME}
+        [[tool]]
+        company = "Acme"
+        name = "free rooms"
+        description = "x"
+        method = "GET"
+        url = "https://crm.example.com/{{day}}"
+        [[tool]]
+        company = "Nowhere"
+        name = "b"
+        method = "GET"
+        url = "https://crm.example.com/"
+        [[mcp]]
+        company = "Acme"
+        name = "crm2"
+        url = "https://user:pass@mcp.example.com/"
+        colour = "red"
+        [[agent]]
+        company = "Acme"
+        name = "Third"
+        tools = ["fly", "free_rooms", "crm.find"]
+        "#
+    );
+    let told = place.refuse(&wrong).await;
+    for line in [
+        "[[tool]] 1 \"free rooms\": name: write 1 to 64 letters",
+        "[[tool]] 1 \"free rooms\": url: {day} is no argument",
+        "[[tool]] 2 \"b\": missing field `description`",
+        "unknown field `colour`",
+        "[[agent]] 2 \"Third\": tools: no [[tool]] and no [[mcp]] \"fly\"",
+    ] {
+        assert!(told.contains(line), "{line}\n{told}");
+    }
+    let rotated = place.open().await.rotate_secrets().await.unwrap();
+    let store = Store::open(&place.store, rotated.key.as_ref().or(place.key.as_ref())).await.unwrap();
+    let directory = store.directory().await.unwrap();
+    let made = directory.tools().find(|tool| tool.definition.name() == "free_rooms").unwrap();
+    assert_eq!(made.secrets.expose()["Authorization"], format!("Bearer {TOKEN}"), "sealed anew");
 }

@@ -84,14 +84,13 @@ impl Desk {
             }
             let mut results = Vec::new();
             for call in &calls {
-                let cx =
-                    ToolContext { call: CallId::new(), caller: PhoneNumber::default(), line: PhoneNumber::default() };
+                let cx = ToolContext::new(CallId::new(), PhoneNumber::default(), PhoneNumber::default());
                 let result = self.tools.run(call, cx, Duration::from_secs(1)).await;
                 match result.effect.clone() {
                     Some(CallEffect::Remember { key, value }) => self.facts.push((key, value)),
                     Some(CallEffect::Handover { to }) => self.handover = Some(to),
                     Some(CallEffect::EndCall { .. }) => self.ended = true,
-                    None => {}
+                    Some(CallEffect::PressKeys { .. }) | None => {}
                 }
                 results.push(result);
             }

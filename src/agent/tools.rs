@@ -5,17 +5,27 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::speech::llm::{ToolCall, ToolSpec};
 use crate::telephony::{CallId, PhoneNumber};
 
+use self::once::{Once, Wish, running};
+
 mod end_call;
+pub mod fetch;
 mod handover;
+pub mod http;
+pub mod mcp;
+mod once;
+pub mod reach;
 mod remember;
 pub mod search_knowledge;
+mod send_dtmf;
 pub mod steps;
 pub mod telephone;
 
@@ -23,6 +33,10 @@ pub mod telephone;
 pub const MAX_RESULT_BYTES: usize = 16 * 1024;
 /// Longest arguments that are read, in bytes.
 pub const MAX_ARGUMENT_BYTES: usize = 64 * 1024;
+/// Calls of one round that run at the same time; the others wait.
+const AT_ONCE: usize = 4;
+/// Calls of one round that are run; a model that asks for more has lost its way.
+const MAX_CALLS: usize = 16;
 
 /// One tool.
 pub trait Tool: Send + Sync {
@@ -33,6 +47,21 @@ pub trait Tool: Send + Sync {
 
     /// `args` fit the schema of the spec. Dropping the future cancels the work.
     fn call(&self, args: Value, cx: ToolContext) -> BoxFuture<'static, Result<ToolOutcome, ToolError>>;
+
+    /// Its own time limit, in place of the caller's.
+    fn limit(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Longest result that the model is given; [`MAX_RESULT_BYTES`] at most.
+    fn max_result_bytes(&self) -> usize {
+        MAX_RESULT_BYTES
+    }
+
+    /// What is said in this language while it is slow. `None`: nothing.
+    fn filler(&self, _language: &str) -> Option<String> {
+        None
+    }
 }
 
 /// On whose behalf a tool works.
@@ -42,6 +71,29 @@ pub struct ToolContext {
     pub caller: PhoneNumber,
     /// The line's own number.
     pub line: PhoneNumber,
+    /// Which turn of the call: the same wish in another turn is another wish.
+    pub turn: u64,
+    /// For servers that know idempotency keys; empty where the tool changes nothing.
+    pub key: String,
+    /// The time that the tool has.
+    pub limit: Duration,
+}
+
+impl ToolContext {
+    /// Of the call's first turn.
+    pub fn new(call: CallId, caller: PhoneNumber, line: PhoneNumber) -> Self {
+        Self { call, caller, line, turn: 0, key: String::new(), limit: http::DEFAULT_LIMIT }
+    }
+
+    pub fn in_turn(self, turn: u64) -> Self {
+        Self { turn, ..self }
+    }
+}
+
+/// The tools that a company made for itself.
+pub trait CompanyTools: Send + Sync {
+    /// Adds those that are there now, by the names that agents have for them.
+    fn provision(&self, company: Uuid, registry: &mut ToolRegistry);
 }
 
 /// What a tool gave.
@@ -62,6 +114,8 @@ pub enum CallEffect {
     Remember { key: String, value: Value },
     /// The caller is to be handed to a person.
     Handover { to: String },
+    /// Keys to press for the other side, `0-9 * # A-D`.
+    PressKeys { keys: String },
 }
 
 /// Why a tool did not do it; the text goes to the model.
@@ -70,6 +124,9 @@ pub enum ToolError {
     /// The arguments fit the schema and still make no sense: the model can write others.
     #[error("{0}")]
     Arguments(String),
+    /// It was not even begun: the same may be tried again.
+    #[error("{0}")]
+    Undone(String),
     /// It did not work; the model should tell the caller so.
     #[error("{0}")]
     Failed(String),
@@ -89,21 +146,37 @@ pub struct ToolResult {
 #[derive(Clone, Default)]
 pub struct ToolRegistry {
     tools: BTreeMap<String, Arc<dyn Tool>>,
+    /// Time after which a slow tool is bridged by a word; zero: never.
+    pub filler_after: Duration,
 }
 
 impl ToolRegistry {
-    /// The tools that need nothing but the call: `end_call`, `remember`, `handover`.
+    /// The tools that need nothing but the call: `end_call`, `remember`, `handover`, `send_dtmf`.
     pub fn with_call_tools() -> Self {
         let mut registry = Self::default();
         registry.add(Arc::new(end_call::EndCall));
         registry.add(Arc::new(remember::Remember));
         registry.add(Arc::new(handover::Handover));
+        registry.add(Arc::new(send_dtmf::SendDtmf));
         registry
     }
 
     /// A tool of the same name is replaced.
     pub fn add(&mut self, tool: Arc<dyn Tool>) {
         self.tools.insert(tool.spec().name, tool);
+    }
+
+    /// Under a name that agents have for it and models need not: `crm.find` for `crm__find`.
+    pub fn add_as(&mut self, name: String, tool: Arc<dyn Tool>) {
+        self.tools.insert(name, tool);
+    }
+
+    pub fn into_tools(self) -> impl Iterator<Item = (String, Arc<dyn Tool>)> {
+        self.tools.into_iter()
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.tools.contains_key(name)
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
@@ -120,10 +193,39 @@ pub enum ToolBoxError {
     Schema { name: String, detail: String },
 }
 
-/// The tools of one agent.
+/// Whether arguments can be checked by this schema. Nothing outside it is fetched: the crate is built without any
+/// resolver. Patterns are matched in linear time: whoever writes arguments is not trusted.
+pub(crate) fn build_schema(parameters: &Value) -> Result<jsonschema::Validator, String> {
+    let patterns = jsonschema::PatternOptions::regex().size_limit(1 << 20);
+    let schema = jsonschema::options().with_pattern_options(patterns).build(parameters);
+    schema.map_err(|error| clip(&error.to_string(), 300).to_owned())
+}
+
+/// The tools that there are without a company's doing.
+const BUILTIN: [&str; 8] = [
+    "end_call",
+    "remember",
+    "handover",
+    "send_dtmf",
+    search_knowledge::NAME,
+    telephone::NAMES[0],
+    telephone::NAMES[1],
+    telephone::NAMES[2],
+];
+
+/// Whether a tool of this name is the program's own.
+pub fn is_builtin(name: &str) -> bool {
+    BUILTIN.contains(&name)
+}
+
+/// The tools of one agent, for one call.
 #[derive(Clone, Default)]
 pub struct ToolBox {
     tools: BTreeMap<String, Held>,
+    filler_after: Duration,
+    once: Once,
+    /// Runs that go on though the reply that asked for them is gone.
+    tasks: TaskTracker,
 }
 
 #[derive(Clone)]
@@ -144,14 +246,13 @@ impl ToolBox {
                 continue;
             };
             let spec = tool.spec();
-            // Nothing outside the schema is fetched: the crate is built without any resolver.
-            let schema = jsonschema::options()
-                .build(&spec.parameters)
-                .map_err(|error| ToolBoxError::Schema { name: name.to_owned(), detail: error.to_string() })?;
-            tools.insert(name.to_owned(), Held { tool: tool.clone(), spec, schema: Arc::new(schema) });
+            let schema = build_schema(&spec.parameters)
+                .map_err(|detail| ToolBoxError::Schema { name: name.to_owned(), detail })?;
+            tools.insert(spec.name.clone(), Held { tool: tool.clone(), spec, schema: Arc::new(schema) });
         }
         if unknown.is_empty() {
-            Ok(Self { tools })
+            let filler_after = registry.filler_after;
+            Ok(Self { tools, filler_after, once: Once::default(), tasks: TaskTracker::new() })
         } else {
             let available = registry.names().collect::<Vec<_>>().join(", ");
             Err(ToolBoxError::Unknown { names: unknown, available })
@@ -168,36 +269,73 @@ impl ToolBox {
         self.tools.get(name).is_some_and(|held| held.tool.side_effect())
     }
 
-    /// Runs one call within `limit`. Unknown tool, bad arguments, time, failure and panic all come back as a result.
+    /// The time after which a word is said while tools run; `None`: never.
+    pub fn filler_after(&self) -> Option<Duration> {
+        (!self.filler_after.is_zero()).then_some(self.filler_after)
+    }
+
+    /// What is said while these calls are slow: the word of the first that has one.
+    pub fn filler(&self, calls: &[ToolCall], language: &str) -> Option<String> {
+        calls.iter().find_map(|call| self.tools.get(&call.name)?.tool.filler(language))
+    }
+
+    /// Runs the calls of one round, some at a time; the results are in their order.
+    pub async fn run_all(&self, calls: &[ToolCall], cx: &ToolContext, limit: Duration) -> Vec<ToolResult> {
+        // Made one by one: a future over borrowed calls in a stream's closure is not general enough to be sent.
+        let mut runs = Vec::with_capacity(calls.len());
+        for (place, call) in calls.iter().enumerate() {
+            runs.push(self.run_or_refuse(place, call, cx.clone(), limit).boxed());
+        }
+        futures::stream::iter(runs).buffered(AT_ONCE).collect().await
+    }
+
+    async fn run_or_refuse(&self, place: usize, call: &ToolCall, cx: ToolContext, limit: Duration) -> ToolResult {
+        if place >= MAX_CALLS {
+            return failure(call, format!("more than {MAX_CALLS} calls at once: this one was not made"));
+        }
+        self.run(call, cx, limit).await
+    }
+
+    /// Runs one call within its tool's limit, or `limit`. Unknown tool, bad arguments, time, failure and panic all come
+    /// back as a result. What has a side effect runs to its end though nobody waits, and once for one wish.
     pub async fn run(&self, call: &ToolCall, cx: ToolContext, limit: Duration) -> ToolResult {
-        let outcome = match self.prepare(call) {
-            Ok((held, args)) => {
-                // The tool's own code may panic before its future exists, or in it.
-                let work = std::panic::AssertUnwindSafe(async move { held.tool.call(args, cx).await }).catch_unwind();
-                match tokio::time::timeout(limit, work).await {
-                    Ok(Ok(Ok(outcome))) => Ok(outcome),
-                    Ok(Ok(Err(error))) => Err(error.to_string()),
-                    Ok(Err(_panic)) => {
-                        Err(format!("{} failed unexpectedly; tell the caller that it did not work", call.name))
-                    }
-                    Err(_late) => Err(format!(
-                        "{} gave nothing within {} ms; it may or may not have worked",
-                        call.name,
-                        limit.as_millis()
-                    )),
-                }
-            }
-            Err(problem) => Err(problem),
+        let (held, args) = match self.prepare(call) {
+            Ok(prepared) => prepared,
+            Err(problem) => return failure(call, problem),
+        };
+        let cx = ToolContext { limit: held.tool.limit().unwrap_or(limit), ..cx };
+        let most = held.tool.max_result_bytes().min(MAX_RESULT_BYTES);
+        let tool = held.tool.clone();
+        let outcome = if tool.side_effect() {
+            let wish = Wish::new(&call.name, &args);
+            let (id, turn, name) = (cx.call, cx.turn, call.name.clone());
+            let start = |key| running(self.tasks.spawn(attempt(tool, name, args, ToolContext { key, ..cx })));
+            self.once.run(wish, id, turn, start).await
+        } else {
+            attempt(tool, call.name.clone(), args, cx).await
         };
         match outcome {
             Ok(ToolOutcome { content, effect }) => {
-                ToolResult { call_id: call.id.clone(), content: cut(content), ok: true, effect }
+                ToolResult { call_id: call.id.clone(), content: cut(content, most), ok: true, effect }
             }
-            Err(problem) => {
-                let content = cut(json!({ "error": problem }).to_string());
-                ToolResult { call_id: call.id.clone(), content, ok: false, effect: None }
-            }
+            Err(problem) => failure(call, problem.to_string()),
         }
+    }
+
+    /// The model will hear of these calls' results: the same wish in a later turn is a new one.
+    pub fn told(&self, calls: &[ToolCall]) {
+        let wishes: Vec<Wish> = calls
+            .iter()
+            .filter(|call| self.is_side_effect(&call.name))
+            .filter_map(|call| Some(Wish::new(&call.name, &self.prepare(call).ok()?.1)))
+            .collect();
+        self.once.told(&wishes);
+    }
+
+    /// Waits for what still runs, as long as `limit`.
+    pub async fn finish(&self, limit: Duration) {
+        self.tasks.close();
+        let _ = tokio::time::timeout(limit, self.tasks.wait()).await;
     }
 
     fn prepare(&self, call: &ToolCall) -> Result<(&Held, Value), String> {
@@ -229,12 +367,34 @@ fn clip(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
 
-fn cut(content: String) -> String {
-    if content.len() <= MAX_RESULT_BYTES {
+fn cut(content: String, most: usize) -> String {
+    if content.len() <= most {
         return content;
     }
-    let notice = format!(" … [cut: {} of {} bytes are shown]", MAX_RESULT_BYTES, content.len());
-    format!("{}{notice}", clip(&content, MAX_RESULT_BYTES - notice.len()))
+    let notice = format!(" … [cut: {most} of {} bytes are shown]", content.len());
+    format!("{}{notice}", clip(&content, most.saturating_sub(notice.len())))
+}
+
+fn failure(call: &ToolCall, problem: String) -> ToolResult {
+    let content = cut(json!({ "error": problem }).to_string(), MAX_RESULT_BYTES);
+    ToolResult { call_id: call.id.clone(), content, ok: false, effect: None }
+}
+
+/// One run within the context's limit.
+async fn attempt(tool: Arc<dyn Tool>, name: String, args: Value, cx: ToolContext) -> Result<ToolOutcome, ToolError> {
+    let limit = cx.limit;
+    // The tool's own code may panic before its future exists, or in it.
+    let work = std::panic::AssertUnwindSafe(async move { tool.call(args, cx).await }).catch_unwind();
+    match tokio::time::timeout(limit, work).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_panic)) => {
+            Err(ToolError::Failed(format!("{name} failed unexpectedly; tell the caller that it did not work")))
+        }
+        Err(_late) => Err(ToolError::Failed(format!(
+            "{name} gave nothing within {} ms; it may or may not have worked",
+            limit.as_millis()
+        ))),
+    }
 }
 
 #[cfg(test)]
@@ -270,7 +430,7 @@ mod tests {
     }
 
     fn cx() -> ToolContext {
-        ToolContext { call: CallId::new(), caller: PhoneNumber::new("+15550001111"), line: PhoneNumber::default() }
+        ToolContext::new(CallId::new(), PhoneNumber::new("+15550001111"), PhoneNumber::default())
     }
 
     fn call(name: &str, arguments: &str) -> ToolCall {
@@ -353,6 +513,12 @@ mod tests {
             error("remember", &json!({ "key": "k", "value": "x".repeat(9000) }).to_string()).await.contains("at most")
         );
         assert!(error("handover", "{}").await.contains("reason"));
+        assert_eq!(
+            effect("send_dtmf", r#"{"keys": "12 34-a#"}"#).await,
+            Some(CallEffect::PressKeys { keys: "1234A#".into() })
+        );
+        assert!(error("send_dtmf", r#"{"keys": "press two"}"#).await.contains("0 to 9"));
+        assert!(error("send_dtmf", &json!({ "keys": "1".repeat(40) }).to_string()).await.contains("32 at most"));
     }
 
     #[test]
@@ -361,7 +527,7 @@ mod tests {
         let error = ToolBox::new(["send_fax", "end_call", "fly"], &registry).err().unwrap();
         assert_eq!(
             error.to_string(),
-            "tools: there is no tool \"send_fax\", \"fly\"; available: end_call, handover, remember"
+            "tools: there is no tool \"send_fax\", \"fly\"; available: end_call, handover, remember, send_dtmf"
         );
     }
 

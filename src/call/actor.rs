@@ -372,6 +372,7 @@ impl Call {
     fn on_tools(&mut self, now: Instant, said: String, calls: Vec<ToolCall>, results: Vec<ToolResult>) {
         let at_ms = self.since_start(now);
         let mut end = false;
+        self.tools.told(&calls);
         {
             let mut record = self.record.lock();
             for (call, result) in calls.iter().zip(&results) {
@@ -392,6 +393,7 @@ impl Call {
                         // The provider connects the person when our side of the call is over.
                         end |= !self.setup.agent.transfer_to.is_empty();
                     }
+                    Some(CallEffect::PressKeys { keys }) => self.egress.press(keys, self.leg.presses_keys),
                     None => {}
                 }
             }
@@ -499,7 +501,7 @@ impl Call {
             request,
             model: self.engines.llm.clone(),
             tools: self.tools.clone(),
-            context: ToolContext { call: self.setup.id, caller: self.setup.from.clone(), line: self.setup.to.clone() },
+            context: ToolContext::new(self.setup.id, self.setup.from.clone(), self.setup.to.clone()).in_turn(id.0),
         };
         self.egress.discard(now);
         self.egress.hold();
@@ -723,6 +725,7 @@ impl Call {
         self.over.note(&self.setup, end, handover);
         self.leg.hangup.cancel();
         self.tasks.shutdown().await;
+        self.tools.finish(TOOLS_END).await;
         {
             let mut record = self.record.lock();
             record.close(clock::now(), end);
@@ -742,6 +745,8 @@ impl Call {
 
 /// The key of a record under which stands what the workflow has collected, slot by slot.
 const SLOTS: &str = "slots";
+/// What a tool has begun is waited for as long, so that its end is not lost with the call.
+const TOOLS_END: Duration = Duration::from_secs(5);
 /// Faults kept in a record; a broken engine would fill it otherwise.
 const MAX_FAULTS: usize = 50;
 

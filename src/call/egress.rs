@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use crate::call::recorder::Recorder;
 use crate::conversation::speakable::heard_text;
 use crate::media::codec::Encoder;
+use crate::media::dtmf::append_tone;
 use crate::media::frame::{FRAME, Frame, MediaTime, SampleRate};
 use crate::media::packet::{Codec, Packet};
 use crate::media::playout::{ClipId, Playout, Sent};
@@ -31,6 +32,10 @@ const ECHO: Duration = Duration::from_secs(1);
 /// The latest echo of a telephone line, with the network both ways.
 const ECHO_REACH: Duration = Duration::from_millis(450);
 const ECHO_FRAMES: usize = (ECHO_REACH.as_millis() / FRAME.as_millis()) as usize;
+/// A key for the other side: well above the 40 ms of ITU-T Q.24, and its level with room for codecs.
+const KEY: Duration = Duration::from_millis(100);
+const KEY_PAUSE: Duration = Duration::from_millis(80);
+const KEY_DBFS: f32 = -12.0;
 /// Speech that a character usually takes.
 const PER_CHARACTER: Duration = Duration::from_millis(60);
 
@@ -77,6 +82,20 @@ pub struct Egress {
     echoed: u64,
     /// The clause whose sound is being sent.
     playing: Option<ClipId>,
+    /// The newest clause that was sent to its end.
+    ended: Option<ClipId>,
+    keys: Keys,
+}
+
+/// Keys that wait to be pressed for the other side.
+#[derive(Default)]
+struct Keys {
+    /// The clause that they come behind.
+    behind: Option<ClipId>,
+    /// For a carrier that presses keys itself.
+    carrier: VecDeque<char>,
+    /// Their tones, for one that does not.
+    sound: VecDeque<i16>,
 }
 
 impl Egress {
@@ -106,6 +125,8 @@ impl Egress {
             marked: 0,
             echoed: 0,
             playing: None,
+            ended: None,
+            keys: Keys::default(),
         }
     }
 
@@ -168,6 +189,29 @@ impl Egress {
         }
     }
 
+    /// Presses keys for the other side, when all words before them have left; a caller who speaks does not stop them.
+    /// `by_carrier`: the leg has a means for it; else they are made as tones.
+    pub fn press(&mut self, keys: &str, by_carrier: bool) {
+        self.keys.behind = self.clauses.back().map(|clause| clause.clip);
+        if by_carrier {
+            self.keys.carrier.extend(keys.chars());
+            return;
+        }
+        let rate = self.codec.rate();
+        let mut tones = Vec::new();
+        for key in keys.chars() {
+            append_tone(key, rate, rate.samples(KEY), KEY_DBFS, &mut tones);
+            tones.resize(tones.len() + rate.samples(KEY_PAUSE), 0);
+        }
+        self.keys.sound.extend(tones);
+    }
+
+    /// Whether the words before the keys have left, or are to be heard no more.
+    fn keys_are_due(&self) -> bool {
+        let Some(behind) = self.keys.behind else { return true };
+        self.playout.is_idle() || self.playout.is_paused() || self.ended.is_some_and(|ended| ended >= behind)
+    }
+
     /// What comes is kept and not played: the turn is not confirmed yet.
     pub fn hold(&mut self) {
         self.held = true;
@@ -190,8 +234,10 @@ impl Egress {
         recorder: &mut Recorder,
         played: &mut Vec<Played>,
     ) {
-        if self.held {
-            return;
+        if self.keys_are_due() {
+            for key in self.keys.carrier.drain(..) {
+                send(commands, LegCommand::Key(key));
+            }
         }
         loop {
             // Idle until now: the first frame leaves at once and the clock runs from it.
@@ -199,16 +245,25 @@ impl Egress {
             if due >= now + LEAD {
                 return;
             }
-            let Sent::Audio { ended, .. } = self.playout.next_frame(now, &mut self.frame) else {
+            let is_key = !self.keys.sound.is_empty() && self.keys_are_due();
+            let ended = if is_key {
+                self.key_frame();
+                None
+            } else if self.held {
                 return;
+            } else {
+                let Sent::Audio { ended, .. } = self.playout.next_frame(now, &mut self.frame) else {
+                    return;
+                };
+                self.announce(ended, played);
+                self.frames += 1;
+                if !self.audible && (self.frame.level_dbfs() > AUDIBLE_DBFS || self.frames >= SOFT_FRAMES) {
+                    self.audible = true;
+                    played.push(Played::Audible);
+                }
+                ended
             };
             self.due = Some(due + FRAME);
-            self.announce(ended, played);
-            self.frames += 1;
-            if !self.audible && (self.frame.level_dbfs() > AUDIBLE_DBFS || self.frames >= SOFT_FRAMES) {
-                self.audible = true;
-                played.push(Played::Audible);
-            }
             if self.loudness.len() == 2 * ECHO_FRAMES {
                 self.loudness.pop_front();
             }
@@ -226,6 +281,9 @@ impl Egress {
                 send(commands, LegCommand::Audio(packet));
             }
             self.sent = self.sent + FRAME;
+            if is_key {
+                continue;
+            }
             self.frames_since_mark += 1;
             if self.frames_since_mark >= MARK_EVERY || ended.is_some() {
                 self.frames_since_mark = 0;
@@ -233,6 +291,16 @@ impl Egress {
                 send(commands, LegCommand::Mark(self.marked));
             }
         }
+    }
+
+    /// The next 20 ms of the keys' tones.
+    fn key_frame(&mut self) {
+        let wanted = self.codec.rate().frame_len();
+        let taken = wanted.min(self.keys.sound.len());
+        self.frame.rate = self.codec.rate();
+        self.frame.samples.clear();
+        self.frame.samples.extend(self.keys.sound.drain(..taken));
+        self.frame.samples.resize(wanted, 0);
     }
 
     /// Reports the clause that this frame begins.
@@ -244,6 +312,7 @@ impl Egress {
             self.playing = Some(clause.clip);
             played.push(Played::Clause { text: clause.text.clone() });
         }
+        self.ended = ended.or(self.ended);
         if ended.is_some_and(|ended| self.playing.is_some_and(|playing| ended >= playing)) {
             self.playing = None;
         }
@@ -302,6 +371,7 @@ impl Egress {
         self.clauses.clear();
         self.open = None;
         self.playing = None;
+        self.keys.behind = None;
         self.due = None;
         self.held = false;
         self.frames = 0;
@@ -325,12 +395,114 @@ impl Egress {
     /// Everything given to it has been heard: the carrier has echoed the last mark, or had ample time to.
     pub fn is_over(&self, now: Instant) -> bool {
         let echoed = self.echoed >= self.marked || self.due.is_none_or(|due| now > due + ECHO);
-        !self.held && !self.playout.is_paused() && self.open.is_none() && self.playout.is_heard(now) && echoed
+        let pressed = self.keys.sound.is_empty() && self.keys.carrier.is_empty();
+        let quiet = self.open.is_none() && self.playout.is_heard(now) && echoed;
+        !self.held && !self.playout.is_paused() && quiet && pressed
     }
 }
 
 fn send(commands: &mpsc::Sender<LegCommand>, command: LegCommand) {
     if commands.try_send(command).is_err() {
         counter!("offhook_frames_dropped_total", "where" => "leg_out").increment(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::recorder::{Archive, RecordingConfig};
+    use crate::media::dtmf::DtmfDetector;
+    use crate::media::g711;
+    use crate::telephony::CallId;
+
+    /// What an egress sent while `script` was acted on, tick by tick: the keys that are heard in it, the keys that the
+    /// carrier was told to press, and the tick at which the first of either came.
+    fn sent(ticks: usize, mut script: impl FnMut(usize, &mut Egress, &mpsc::Sender<LegCommand>, Instant)) -> Sound {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let config = RecordingConfig { enabled: false, dir: folder.path().into() };
+        let (archive, _thread) = Archive::start(config).expect("starts");
+        let begun = Instant::now();
+        let mut recorder = archive.recorder(CallId::new(), begun);
+        let mut egress = Egress::new(Codec::Pcmu);
+        let (commands, mut taken) = mpsc::channel(64);
+        let (mut detector, mut played, mut pcm) = (DtmfDetector::new(), Vec::new(), Vec::new());
+        let mut sound = Sound::default();
+        for tick in 0..ticks {
+            let now = begun + FRAME * tick as u32;
+            script(tick, &mut egress, &commands, now);
+            egress.pump(now, &commands, &mut recorder, &mut played);
+            while let Ok(command) = taken.try_recv() {
+                match command {
+                    LegCommand::Audio(packet) => {
+                        g711::decode_into(Codec::Pcmu, packet.payload(), &mut pcm);
+                        detector.push(&pcm, |key| sound.heard.push(key));
+                    }
+                    LegCommand::Key(key) => sound.pressed.push(key),
+                    LegCommand::Mark(mark) => egress.on_played(now, mark),
+                    LegCommand::Clear => {}
+                }
+            }
+            if sound.first.is_none() && !(sound.heard.is_empty() && sound.pressed.is_empty()) {
+                sound.first = Some(tick);
+            }
+        }
+        sound.over = egress.is_over(begun + FRAME * ticks as u32 + ECHO * 2);
+        sound
+    }
+
+    #[derive(Default)]
+    struct Sound {
+        heard: String,
+        pressed: String,
+        first: Option<usize>,
+        over: bool,
+    }
+
+    fn say(egress: &mut Egress, ms: usize) {
+        egress.begin("One moment.".into());
+        egress.sound(&SpeechChunk { rate: SampleRate::HZ_8000, samples: vec![1000; 8 * ms] });
+        egress.end_clause();
+    }
+
+    #[test]
+    fn keys_are_made_as_tones_behind_the_words_before_them_and_before_those_after() {
+        let sound = sent(300, |tick, egress, _, _| {
+            if tick == 0 {
+                say(egress, 1000);
+                egress.press("12#*0", false);
+                say(egress, 1000);
+            }
+        });
+        assert_eq!((sound.heard.as_str(), sound.pressed.as_str(), sound.over), ("12#*0", "", true));
+        assert!(sound.first.is_some_and(|tick| (45..60).contains(&tick)), "{:?}", sound.first);
+    }
+
+    #[test]
+    fn a_carrier_that_presses_keys_gets_them_when_the_words_before_have_left() {
+        let sound = sent(100, |tick, egress, _, _| {
+            if tick == 0 {
+                say(egress, 1000);
+                egress.press("42", true);
+            }
+        });
+        assert_eq!((sound.heard.as_str(), sound.pressed.as_str(), sound.over), ("", "42", true));
+        assert!(sound.first.is_some_and(|tick| tick >= 45), "{:?}", sound.first);
+    }
+
+    #[test]
+    fn a_caller_who_speaks_does_not_stop_keys() {
+        let sound = sent(200, |tick, egress, commands, now| match tick {
+            0 => egress.press("7", false),
+            2 => {
+                egress.pause(now, commands);
+            }
+            20 | 40 => drop(egress.cancel(now, commands)),
+            30 => {
+                say(egress, 2000);
+                egress.press("89", false);
+            }
+            _ => {}
+        });
+        assert_eq!(sound.heard, "789");
     }
 }

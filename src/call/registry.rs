@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, error, info_span, warn};
+use tracing::{Instrument, debug, error, info_span, warn};
 use uuid::Uuid;
 
 use crate::agent::builtin::Builtin;
@@ -24,7 +24,7 @@ use crate::agent::profile::AgentProfile;
 use crate::agent::prompt::{self, CallFacts};
 use crate::agent::tools::search_knowledge::{self, SearchKnowledge};
 use crate::agent::tools::telephone::{self, Telephone};
-use crate::agent::tools::{Tool, ToolBox, ToolRegistry, steps};
+use crate::agent::tools::{CompanyTools, Tool, ToolBox, ToolRegistry, steps};
 use crate::call::actor::{Call, Parts};
 use crate::call::engines::Engines;
 use crate::call::handle::{COMMAND_QUEUE, CallCommand, CallEvent, CallEvents, CallHandle, CallStatus, EVENT_QUEUE};
@@ -158,6 +158,7 @@ struct Inner {
     over: LastCalls,
     exchange: OnceLock<Weak<dyn Exchange>>,
     library: OnceLock<Arc<dyn Library>>,
+    company_tools: OnceLock<Arc<dyn CompanyTools>>,
     draining: AtomicBool,
     drained: CancellationToken,
     tasks: TaskTracker,
@@ -165,13 +166,17 @@ struct Inner {
 
 impl Inner {
     /// The agent's tools, and those that every call has. Of the telephone's tools, an agent gets those that its
-    /// company's integrations make possible; the others are left out, since integrations come and go.
+    /// company's integrations make possible; the others are left out, since integrations come and go. So do the tools
+    /// that a company made: `crm.*` stands for all of a server.
     fn tool_box(&self, agent: &AgentProfile, company: Uuid, builtin: Option<&Builtin>) -> Result<ToolBox, String> {
         let mut registry = self.tools.clone();
         let own: Vec<Arc<dyn Tool>> = builtin.map(Builtin::tools).unwrap_or_default();
         let exchange = self.exchange.get().and_then(Weak::upgrade);
         if let Some(telephone) = exchange.and_then(|exchange| exchange.telephone(company)) {
             telephone::provision(&telephone, &mut registry);
+        }
+        if let Some(tools) = self.company_tools.get() {
+            tools.provision(company, &mut registry);
         }
         let mut names: Vec<&str> = agent.tools.iter().map(String::as_str).collect();
         names.extend(CALL_TOOLS.iter().filter(|name| !agent.tools.iter().any(|tool| tool == *name)));
@@ -187,7 +192,17 @@ impl Inner {
         }
         names.extend(steps::NAMES.iter().filter(|_| builtin.is_some_and(Builtin::asks_model)));
         let there: Vec<&str> = registry.names().collect();
-        names.retain(|name| there.contains(name) || !telephone::NAMES.contains(name));
+        let of_servers = names.iter().filter_map(|name| name.strip_suffix('*').filter(|name| name.ends_with('.')));
+        let of_servers: Vec<&str> =
+            of_servers.flat_map(|server| there.iter().copied().filter(move |name| name.starts_with(server))).collect();
+        names.extend(of_servers);
+        names.retain(|name| {
+            let is_there = there.contains(name);
+            if !is_there && !telephone::NAMES.contains(name) && !name.ends_with(".*") {
+                debug!(tool = name, agent = %agent.name, "the agent's tool is not there");
+            }
+            is_there
+        });
         ToolBox::new(names, &registry).map_err(|error| error.to_string())
     }
 }
@@ -221,6 +236,7 @@ impl Calls {
                 over: LastCalls::default(),
                 exchange: OnceLock::new(),
                 library: OnceLock::new(),
+                company_tools: OnceLock::new(),
                 draining: AtomicBool::new(false),
                 drained: CancellationToken::new(),
                 tasks: TaskTracker::new(),
@@ -249,6 +265,11 @@ impl Calls {
     /// Where agents get their telephone tools from; said once.
     pub fn use_exchange(&self, exchange: Weak<dyn Exchange>) {
         let _ = self.inner.exchange.set(exchange);
+    }
+
+    /// Where agents get the tools that their company made; said once.
+    pub fn use_company_tools(&self, tools: Arc<dyn CompanyTools>) {
+        let _ = self.inner.company_tools.set(tools);
     }
 
     /// Where agents look things up; said once.

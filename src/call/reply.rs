@@ -144,9 +144,10 @@ impl Maker {
         clauses: mpsc::Sender<Clause>,
     ) {
         let mut first = true;
+        let mut filled = false;
         for step in 0..=self.settings.max_tool_steps {
             let round = self.round(&request, &*model, &clauses, &mut first).await;
-            let (said, calls) = match round {
+            let (mut said, calls) = match round {
                 Ok(round) => round,
                 Err((said, error)) => {
                     let _ = clauses.send(Clause::Report(Made::Failed { said, error })).await;
@@ -161,10 +162,19 @@ impl Maker {
                 return;
             }
             let limit = Duration::from_millis(self.settings.tool_limit_ms);
-            let mut results = Vec::with_capacity(calls.len());
-            for call in &calls {
-                results.push(tools.run(call, context.clone(), limit).await);
-            }
+            let results = {
+                let mut running = std::pin::pin!(tools.run_all(&calls, &context, limit));
+                tokio::select! {
+                    biased;
+                    results = &mut running => results,
+                    words = self.filler(&tools, &calls), if !filled && said.trim().is_empty() => {
+                        filled = true;
+                        said.push_str(&words);
+                        // The voice may have more to say: the results do not wait for it.
+                        tokio::join!(clauses.send(Clause::Text(words)), running).1
+                    }
+                }
+            };
             request.messages.push(Message::Assistant { content: said.clone(), tool_calls: calls.clone() });
             for result in &results {
                 request
@@ -252,6 +262,14 @@ impl Maker {
         }
     }
 
+    /// What to say while tools are slow, when it is time for it; never, where there is nothing to say.
+    async fn filler(&self, tools: &ToolBox, calls: &[ToolCall]) -> String {
+        let words = tools.filler_after().zip(tools.filler(calls, &self.voice.language));
+        let Some((after, words)) = words else { return std::future::pending().await };
+        tokio::time::sleep(after).await;
+        if self.is_committed().await { words } else { std::future::pending().await }
+    }
+
     /// Waits for the turn to be confirmed; false when the reply was abandoned.
     async fn is_committed(&self) -> bool {
         self.committed.clone().wait_for(|committed| *committed).await.is_ok()
@@ -293,3 +311,6 @@ async fn speak(mut queue: mpsc::Receiver<Clause>, out: &mpsc::Sender<Made>, voic
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

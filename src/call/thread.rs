@@ -76,12 +76,8 @@ async fn rounds(
             break;
         }
         let limit = Duration::from_millis(settings.tool_limit_ms);
-        let mut results = Vec::with_capacity(calls.len());
-        for call in &calls {
-            let result = tools.run(call, context.clone(), limit).await;
-            written.effects.extend(result.effect.clone());
-            results.push(result);
-        }
+        let results = tools.run_all(&calls, &context, limit).await;
+        written.effects.extend(results.iter().filter_map(|result| result.effect.clone()));
         memory.tool_round(&calls, &results);
         written.tools.extend(calls.into_iter().zip(results));
         if step + 1 == settings.max_tool_steps {
@@ -114,7 +110,7 @@ mod tests {
         let mut memory = Memory::new("You write.");
         memory.user_said("Book a table");
         let settings = TurnSettings { max_tool_steps, ..TurnSettings::default() };
-        let context = ToolContext { call: CallId::new(), caller: PhoneNumber::default(), line: PhoneNumber::default() };
+        let context = ToolContext::new(CallId::new(), PhoneNumber::default(), PhoneNumber::default());
         let model = Arc::new(ScriptedModel::with_steps(ScriptedConfig::default(), steps));
         answer(model, &ModelChoice::default(), &tools, context, &memory, &settings).await
     }

@@ -24,6 +24,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 use uuid::Uuid;
 
+use crate::agent::tools::fetch::Fetcher;
 use crate::call::handle::CallEvent;
 use crate::call::outbound::Outbound;
 use crate::call::registry::Calls;
@@ -50,6 +51,7 @@ mod once;
 pub(crate) mod problem;
 mod recording;
 mod session;
+mod tools;
 mod users;
 mod wiring;
 
@@ -91,6 +93,8 @@ pub struct ApiState {
     pub store: Store,
     /// How its documents are read and found.
     pub knowledge: KnowledgeBases,
+    /// How companies' tools are tried out, where the server has a client for them.
+    pub fetcher: Option<Fetcher>,
     pub calls: Arc<dyn LiveCalls>,
     pub outbound: Arc<dyn Outbound>,
     pub urls: Arc<ServerUrls>,
@@ -125,6 +129,7 @@ impl ApiState {
         Self {
             knowledge: KnowledgeBases::without_vectors(store.clone()),
             store,
+            fetcher: None,
             calls,
             outbound,
             urls,
@@ -179,7 +184,7 @@ impl FromRequestParts<ApiState> for Client {
 #[openapi(
     info(
         title = "Offhook",
-        description = "Companies, integrations, lines, agents, knowledge, calls and messages. Errors are RFC 9457 problem JSON, lists \
+        description = "Companies, integrations, lines, agents, tools, knowledge, calls and messages. Errors are RFC 9457 problem JSON, lists \
                        are `{\"items\": […], \"next\": cursor or null}`. A key or a session belongs to one company; \
                        what belongs to another is not there (404). The administrator's token sees all companies and \
                        names one (`company_id`) where it lists or creates."
@@ -216,6 +221,7 @@ fn described() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
         .merge(wiring::routes())
         .merge(lines::routes())
         .merge(agents::routes())
+        .merge(tools::routes())
         .merge(knowledge::routes())
         .merge(calls::routes())
         .merge(messages::routes())

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use axum::http::{HeaderMap, Uri};
 use serde::{Deserialize, Serialize};
 
-use crate::providers::network::Network;
+use crate::protocol::network::Network;
 
 /// The `[server]` section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

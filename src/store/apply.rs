@@ -8,6 +8,7 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use crate::agent::profile::AgentProfile;
+use crate::agent::tools::is_builtin;
 use crate::clock;
 use crate::providers::credentials::Credentials;
 use crate::store::agents::put_agent;
@@ -17,7 +18,8 @@ use crate::store::integrations::{NewIntegration, put_integration};
 use crate::store::knowledge::put_base;
 use crate::store::read::{AgentRow, CompanyRow, IntegrationRow, KnowledgeRow, LineRow, Rows};
 use crate::store::secrets::Sealer;
-use crate::store::setup::{CompanySetup, Fault, IntegrationSetup, KnowledgeSetup, LineSetup, Setup};
+use crate::store::setup::{CompanySetup, Fault, IntegrationSetup, KnowledgeSetup, LineSetup, Setup, ToolSetup};
+use crate::store::tools::{ToolRow, put_tool};
 use crate::store::{Store, StoreError};
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,6 +61,7 @@ pub enum Thing {
     Agent,
     Line,
     Knowledge,
+    Tool,
 }
 
 /// What happened to one thing. Holds no secret and no value, only names.
@@ -86,6 +89,7 @@ impl fmt::Display for Change {
             Thing::Agent => "agent",
             Thing::Line => "line",
             Thing::Knowledge => "knowledge",
+            Thing::Tool => "tool",
         };
         write!(f, "{action:<9}  {thing:<11}  {}", self.name)?;
         if !self.fields.is_empty() {
@@ -177,6 +181,7 @@ impl Setup {
             && self.lines.is_empty()
             && self.agents.is_empty()
             && self.knowledge.is_empty()
+            && self.tools.is_empty()
     }
 }
 
@@ -185,6 +190,7 @@ struct References {
     companies: BTreeSet<String>,
     integrations: BTreeSet<(String, String)>,
     agents: BTreeSet<(String, String)>,
+    tools: BTreeSet<(String, String)>,
 }
 
 impl References {
@@ -197,7 +203,9 @@ impl References {
         );
         let mut agents = setup.named.agents.clone();
         agents.extend(rows.agents.iter().map(|row| (rows.company_name(row.company_id).to_owned(), row.name.clone())));
-        Self { companies, integrations, agents }
+        let mut tools = setup.named.tools.clone();
+        tools.extend(rows.tools.iter().map(|row| (rows.company_name(row.company_id).to_owned(), row.name.clone())));
+        Self { companies, integrations, agents, tools }
     }
 
     fn faults(&self, setup: &Setup) -> Vec<Fault> {
@@ -207,10 +215,21 @@ impl References {
             .iter()
             .map(|integration| (&integration.place, &integration.company))
             .chain(setup.agents.iter().map(|agent| (&agent.place, &agent.company)))
-            .chain(setup.knowledge.iter().map(|knowledge| (&knowledge.place, &knowledge.company)));
+            .chain(setup.knowledge.iter().map(|knowledge| (&knowledge.place, &knowledge.company)))
+            .chain(setup.tools.iter().map(|tool| (&tool.place, &tool.company)));
         for (place, company) in owners {
             if !self.companies.contains(company) {
                 faults.push(place.fault("company", format!("no company {company:?} in this file or in the store")));
+            }
+        }
+        for agent in &setup.agents {
+            for tool in agent.profile.tools.iter().filter(|tool| !is_builtin(tool)) {
+                // A server's tools are known when it answers; here, the server is.
+                let name = tool.split_once('.').map_or(tool.as_str(), |(server, _)| server);
+                if !self.tools.contains(&(agent.company.clone(), name.to_owned())) {
+                    let problem = format!("no [[tool]] and no [[mcp]] {name:?} of company {:?}", agent.company);
+                    faults.push(agent.place.fault("tools", problem));
+                }
             }
         }
         let mut lines = HashSet::new();
@@ -261,6 +280,7 @@ struct Before<'a> {
     agents: HashMap<(Uuid, &'a str), &'a AgentRow>,
     lines: HashMap<(Uuid, &'a str), &'a LineRow>,
     knowledge: HashMap<(Uuid, &'a str), &'a KnowledgeRow>,
+    tools: HashMap<(Uuid, &'a str), &'a ToolRow>,
 }
 
 impl<'a> Before<'a> {
@@ -271,6 +291,7 @@ impl<'a> Before<'a> {
             agents: rows.agents.iter().map(|row| ((row.company_id, row.name.as_str()), row)).collect(),
             lines: rows.lines.iter().map(|row| ((row.integration_id, row.number.as_str()), row)).collect(),
             knowledge: rows.knowledge.iter().map(|row| ((row.company_id, row.name.as_str()), row)).collect(),
+            tools: rows.tools.iter().map(|row| ((row.company_id, row.name.as_str()), row)).collect(),
         }
     }
 }
@@ -283,6 +304,7 @@ struct After {
     agents: HashMap<(Uuid, String), Uuid>,
     lines: HashSet<Uuid>,
     knowledge: HashSet<Uuid>,
+    tools: HashSet<Uuid>,
 }
 
 struct Work<'a> {
@@ -304,6 +326,9 @@ impl Work<'_> {
         }
         for integration in &setup.integrations {
             self.integration(integration).await?;
+        }
+        for tool in &setup.tools {
+            self.tool(tool).await?;
         }
         for agent in &setup.agents {
             self.agent(&agent.company, &agent.profile).await?;
@@ -427,6 +452,32 @@ impl Work<'_> {
         Ok(())
     }
 
+    async fn tool(&mut self, setup: &ToolSetup) -> Result<(), ApplyError> {
+        let ToolSetup { company, definition, secrets, .. } = setup;
+        let company_id = self.company_id(company);
+        let row = self.before.tools.get(&(company_id, definition.name())).copied();
+        let (id, action, fields) = match row {
+            Some(row) => {
+                let mut fields = Vec::new();
+                // A definition that this version cannot read is replaced as a whole.
+                if row.read().ok().as_ref() != Some(definition) {
+                    fields.push("definition".to_owned());
+                }
+                if row.open(self.sealer)?.expose() != secrets.expose() {
+                    fields.push("secret_headers".to_owned());
+                }
+                (row.id, if fields.is_empty() { Action::Unchanged } else { Action::Updated }, fields)
+            }
+            None => (Uuid::now_v7(), Action::Created, Vec::new()),
+        };
+        if action != Action::Unchanged {
+            put_tool(self.tx, self.sealer, company_id, id, definition, secrets, self.now_ms).await?;
+        }
+        self.after.tools.insert(id);
+        self.note(action, Thing::Tool, &[company, definition.name()], fields);
+        Ok(())
+    }
+
     /// The base alone; its documents follow when this is done, since they take longer than a transaction should.
     async fn knowledge(&mut self, setup: &KnowledgeSetup) -> Result<(), ApplyError> {
         let KnowledgeSetup { company, name, language, .. } = setup;
@@ -493,6 +544,12 @@ impl Work<'_> {
             }
             self.tx.execute("DELETE FROM knowledge_base WHERE id = $1", args![row.id]).await?;
             self.note(Action::Removed, Thing::Knowledge, &[rows.company_name(row.company_id), &row.name], Vec::new());
+        }
+        for row in &rows.tools {
+            if !self.after.tools.contains(&row.id) {
+                self.tx.execute("DELETE FROM tool WHERE id = $1", args![row.id]).await?;
+                self.note(Action::Removed, Thing::Tool, &[rows.company_name(row.company_id), &row.name], Vec::new());
+            }
         }
         for row in &rows.companies {
             if !self.after.companies.contains_key(&row.name) {

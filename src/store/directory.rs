@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::agent::profile::AgentProfile;
 use crate::providers::credentials::Credentials;
 use crate::store::companies::CompanySettings;
+use crate::store::tools::CompanyTool;
 
 /// One account with one provider. Secrets print as dots.
 #[derive(Clone, Debug)]
@@ -42,6 +43,7 @@ pub struct Directory {
     integrations: HashMap<Uuid, Arc<Integration>>,
     lines: HashMap<(Uuid, String), Arc<Line>>,
     settings: HashMap<Uuid, Arc<CompanySettings>>,
+    tools: Vec<Arc<CompanyTool>>,
 }
 
 impl Directory {
@@ -50,6 +52,7 @@ impl Directory {
             integrations: integrations.into_iter().map(|i| (i.id, Arc::new(i))).collect(),
             lines: lines.into_iter().map(|l| ((l.integration, l.number.clone()), Arc::new(l))).collect(),
             settings: HashMap::new(),
+            tools: Vec::new(),
         }
     }
 
@@ -57,6 +60,17 @@ impl Directory {
     pub fn with_settings(mut self, settings: impl IntoIterator<Item = (Uuid, CompanySettings)>) -> Self {
         self.settings.extend(settings.into_iter().map(|(company, settings)| (company, Arc::new(settings))));
         self
+    }
+
+    /// With the tools that companies made.
+    pub fn with_tools(mut self, tools: Vec<CompanyTool>) -> Self {
+        self.tools = tools.into_iter().map(Arc::new).collect();
+        self
+    }
+
+    /// Of all companies.
+    pub fn tools(&self) -> impl Iterator<Item = &Arc<CompanyTool>> {
+        self.tools.iter()
     }
 
     pub fn integration(&self, id: Uuid) -> Option<&Arc<Integration>> {

@@ -47,6 +47,11 @@ pub struct Shown {
 const SHOWS_ITS_END: usize = 16;
 
 impl Shown {
+    /// Of a value that is secret in any case.
+    pub(super) fn of_secret(value: &str) -> Self {
+        Self::of(None, "", value)
+    }
+
     fn of(kind: Option<&Kind>, name: &str, value: &str) -> Self {
         // A field that this build does not know is taken for a secret.
         let secret = kind.and_then(|kind| kind.fields.iter().find(|field| field.name == name)).is_none_or(|f| f.secret);

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::store::db::{At, Tx, args};
 use crate::store::read::Rows;
-use crate::store::secrets::{self, Sealer, SecretsError, integration_context, webhook_context};
+use crate::store::secrets::{self, Sealer, SecretsError, integration_context, tool_context, webhook_context};
 use crate::store::users::Role;
 use crate::store::{PROBE, PROBE_CONTEXT, Store, StoreError};
 
@@ -194,6 +194,12 @@ async fn reseal(tx: &mut Tx, old: &Sealer, new: &Sealer) -> Result<usize, StoreE
             args![row.id, credentials, secret],
         )
         .await?;
+    }
+    for row in &rows.tools {
+        let context = tool_context(row.company_id, row.id);
+        let secrets = new.seal(&context, &old.open(&context, &row.secrets, &format!("tool {:?}", row.name))?);
+        values += 1;
+        tx.execute("UPDATE tool SET secrets = $2 WHERE id = $1", args![row.id, secrets]).await?;
     }
     tx.execute("UPDATE secrets_probe SET sealed = $1 WHERE id = 1", args![new.seal(PROBE_CONTEXT, PROBE)]).await?;
     Ok(values)

@@ -15,6 +15,7 @@ pub enum Owned {
     Message,
     Key,
     Knowledge,
+    Tool,
 }
 
 impl Owned {
@@ -28,6 +29,7 @@ impl Owned {
             Owned::Call => "SELECT company_id FROM call WHERE id = $1",
             Owned::Message => "SELECT company_id FROM message WHERE id = $1",
             Owned::Key => "SELECT company_id FROM api_key WHERE id = $1",
+            Owned::Tool => "SELECT company_id FROM tool WHERE id = $1",
             Owned::Knowledge => "SELECT company_id FROM knowledge_base WHERE id = $1",
         }
     }

@@ -14,6 +14,7 @@ use crate::store::companies::CompanySettings;
 use crate::store::db::{Db, Json, Tx, args};
 use crate::store::directory::{Directory, Integration, Line};
 use crate::store::secrets::{Sealer, integration_context, webhook_context};
+use crate::store::tools::ToolRow;
 use crate::store::{Store, StoreError};
 
 #[derive(Clone, Debug, FromRow)]
@@ -65,6 +66,7 @@ pub(super) struct Rows {
     pub agents: Vec<AgentRow>,
     pub lines: Vec<LineRow>,
     pub knowledge: Vec<KnowledgeRow>,
+    pub tools: Vec<ToolRow>,
 }
 
 impl Rows {
@@ -80,6 +82,12 @@ impl Rows {
             agents: tx.all("SELECT id, company_id, name, profile, version FROM agent ORDER BY id", args![]).await?,
             lines: tx.all("SELECT id, integration_id, number, agent_id FROM line ORDER BY id", args![]).await?,
             knowledge: tx.all("SELECT id, company_id, name, language FROM knowledge_base ORDER BY id", args![]).await?,
+            tools: tx
+                .all(
+                    "SELECT id, company_id, kind, name, definition, secrets, created_at, updated_at FROM tool ORDER BY id",
+                    args![],
+                )
+                .await?,
         })
     }
 
@@ -121,7 +129,8 @@ impl Rows {
             });
         }
         let settings = self.companies.iter().map(|row| (row.id, row.settings.0.clone()));
-        Ok(Directory::new(integrations, lines).with_settings(settings))
+        let tools = self.tools.iter().map(|row| row.tool(sealer)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Directory::new(integrations, lines).with_settings(settings).with_tools(tools))
     }
 }
 

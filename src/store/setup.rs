@@ -13,6 +13,7 @@ use figment::providers::Serialized;
 use figment::value::{Dict, Tag, Value};
 
 use crate::agent::profile::AgentProfile;
+use crate::agent::tools::http::SecretHeaders;
 use crate::agent::workflow::Workflow;
 use crate::conversation::settings::TurnSettings;
 use crate::providers;
@@ -21,6 +22,7 @@ use crate::providers::provider::Kind;
 use crate::speech::{llm, stt, tts};
 use crate::store::companies::CompanySettings;
 use crate::store::leaves;
+use crate::store::tools::{ToolDefinition, ToolReader};
 
 /// A set-up file is written by hand: more than this is a mistake.
 const MAX_FILE: u64 = 4 << 20;
@@ -37,6 +39,7 @@ pub struct Setup {
     pub(crate) lines: Vec<LineSetup>,
     pub(crate) agents: Vec<AgentSetup>,
     pub(crate) knowledge: Vec<KnowledgeSetup>,
+    pub(crate) tools: Vec<ToolSetup>,
     pub(crate) named: Named,
 }
 
@@ -50,6 +53,8 @@ pub(crate) struct Named {
     pub agents: BTreeSet<(String, String)>,
     /// Company, name.
     pub knowledge: BTreeSet<(String, String)>,
+    /// Company, name.
+    pub tools: BTreeSet<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -108,10 +113,19 @@ pub(crate) struct KnowledgeSetup {
     pub files: Vec<PathBuf>,
 }
 
+/// A `[[tool]]` or an `[[mcp]]`.
+#[derive(Debug)]
+pub(crate) struct ToolSetup {
+    pub place: Place,
+    pub company: String,
+    pub definition: ToolDefinition,
+    pub secrets: SecretHeaders,
+}
+
 /// Which table of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// `company`, `integration`, `line`, `agent` or `knowledge`.
+    /// `company`, `integration`, `line`, `agent`, `knowledge`, `tool` or `mcp`.
     pub table: &'static str,
     /// Counted from 1 among the tables of this kind.
     pub index: usize,
@@ -220,7 +234,7 @@ struct Reader<'a> {
     kinds: BTreeMap<String, Vec<&'static Kind>>,
 }
 
-const TABLES: [&str; 5] = ["company", "integration", "line", "agent", "knowledge"];
+const TABLES: [&str; 7] = ["company", "integration", "line", "agent", "knowledge", "tool", "mcp"];
 
 impl Reader<'_> {
     fn file(&mut self, mut file: Dict) {
@@ -265,6 +279,8 @@ impl Reader<'_> {
             "integration" => self.integration(&mut table),
             "line" => self.line(&mut table),
             "knowledge" => self.knowledge(&mut table),
+            "tool" => self.tool(&mut table, "http"),
+            "mcp" => self.tool(&mut table, "mcp"),
             _ => self.agent(table),
         }
     }
@@ -438,6 +454,56 @@ impl Reader<'_> {
         self.setup.knowledge.push(KnowledgeSetup { place: table.place.clone(), company, name, language, files });
     }
 
+    /// What is left of the table is the definition, as the API takes it.
+    fn tool(&mut self, table: &mut Fields, kind: &'static str) {
+        let before = self.faults.len();
+        let company = self.name(table, "company");
+        let secrets = match table.fields.remove("secret_headers") {
+            None => SecretHeaders::default(),
+            Some(Value::Dict(_, headers)) => {
+                let plain = |(name, value): (String, Value)| match value.into_string() {
+                    Some(value) => Some((name, value)),
+                    None => {
+                        let problem = "it must be text, in quotes";
+                        self.faults.push(table.place.fault(format!("secret_headers.{name}"), problem));
+                        None
+                    }
+                };
+                SecretHeaders::new(headers.into_iter().filter_map(plain).collect::<Vec<_>>())
+            }
+            Some(_) => {
+                let problem = "write it as a table: secret_headers = { Authorization = \"Bearer ${TOKEN}\" }";
+                self.faults.push(table.place.fault("secret_headers", problem));
+                return;
+            }
+        };
+        let unknown = format!("{:?}", table.fields).contains(UNKNOWN);
+        let value = serde_json::to_value(std::mem::take(&mut table.fields)).unwrap_or_default();
+        let name = value["name"].as_str().unwrap_or_default().to_owned();
+        let definition = match ToolDefinition::read(kind, value, Fielded) {
+            Some(Ok(definition)) => Some(definition),
+            Some(Err((field, problem))) => {
+                self.faults.push(table.place.fault(field, problem));
+                None
+            }
+            None => None,
+        };
+        let Some(company) = company else { return };
+        let is_new = self.setup.named.tools.insert((company.clone(), name));
+        if !is_new {
+            self.faults.push(table.place.fault("name", "there is a [[tool]] or an [[mcp]] of this name above"));
+        }
+        let Some(definition) = definition else { return };
+        // A variable that could not be filled in was told already.
+        if !unknown {
+            let faults = definition.faults().into_iter().chain(secrets.faults());
+            self.faults.extend(faults.map(|(field, problem)| table.place.fault(field, problem)));
+        }
+        if self.faults.len() == before {
+            self.setup.tools.push(ToolSetup { place: table.place.clone(), company, definition, secrets });
+        }
+    }
+
     /// A document is known by its file's name.
     fn document(&mut self, table: &Fields, files: &mut Vec<PathBuf>, path: &str) {
         let full = self.folder.join(path);
@@ -561,6 +627,25 @@ fn plain(value: &Value) -> Option<String> {
         }
         Value::Array(_, items) => Some(items.iter().map(plain).collect::<Option<Vec<_>>>()?.join(",")),
         _ => None,
+    }
+}
+
+/// Names the field that is wrong and quotes no value, which may be a secret.
+struct Fielded;
+
+impl ToolReader<(String, String)> for Fielded {
+    fn read<T: serde::de::DeserializeOwned>(self, value: serde_json::Value) -> Result<T, (String, String)> {
+        serde_path_to_error::deserialize(value).map_err(|fault| {
+            let path = fault.path().to_string();
+            let path = if path == "." { String::new() } else { path };
+            let problem = fault.into_inner().to_string();
+            let about_names = ["missing field", "unknown field", "unknown variant", "duplicate field"];
+            if about_names.iter().any(|known| problem.starts_with(known)) {
+                return (path, problem);
+            }
+            let expected = problem.split(", expected ").nth(1).unwrap_or("another value");
+            (path, format!("must be {expected}"))
+        })
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Leg {
     pub codec: Codec,
     /// Look for key tones in the sound: this carrier does not report keys itself.
     pub in_band_keys: bool,
+    /// Whether the carrier presses keys for the other side ([`LegCommand::Key`]); else they are made as sound.
+    pub presses_keys: bool,
     /// How packets are put in order and held. `None`: they come in order and in time, and are heard on arrival. With a
     /// buffer the call hears 20 ms on every tick, and missing media is the transport's to notice.
     pub jitter: Option<JitterConfig>,
@@ -78,6 +80,7 @@ impl Leg {
         let leg = Leg {
             codec,
             in_band_keys: false,
+            presses_keys: false,
             jitter: None,
             events,
             commands,

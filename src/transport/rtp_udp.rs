@@ -113,6 +113,7 @@ impl RtpStream {
         let plan = self.session.plan();
         let (mut leg, side) = Leg::pair(plan.codec);
         leg.in_band_keys = plan.keys.is_none();
+        leg.presses_keys = true;
         leg.jitter = Some(self.config.jitter());
         (leg, side)
     }

@@ -87,7 +87,7 @@ mod tests {
 
     async fn call(found: Result<Vec<Passage>, KnowledgeError>) -> Result<ToolOutcome, ToolError> {
         let tool = SearchKnowledge { knowledge: Arc::new(Fixed(found)), language: "uk".into() };
-        let cx = ToolContext { call: CallId::new(), caller: PhoneNumber::default(), line: PhoneNumber::default() };
+        let cx = ToolContext::new(CallId::new(), PhoneNumber::default(), PhoneNumber::default());
         tool.call(json!({ "query": "When is breakfast?" }), cx).await
     }
 

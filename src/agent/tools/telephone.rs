@@ -284,7 +284,7 @@ mod tests {
         let mut registry = ToolRegistry::default();
         provision(&telephone, &mut registry);
         let tools = ToolBox::new([name], &registry).unwrap();
-        let cx = ToolContext { call: CallId::new(), caller: PhoneNumber::default(), line: PhoneNumber::default() };
+        let cx = ToolContext::new(CallId::new(), PhoneNumber::default(), PhoneNumber::default());
         let call = ToolCall { id: "c".into(), name: name.into(), arguments: arguments.to_string() };
         let result = tools.run(&call, cx, Duration::from_secs(5)).await;
         let orders = fake.orders.lock().unwrap().clone();

@@ -99,7 +99,7 @@ impl Inner {
         }
         let (model, tools, settings) = self.calls.writer(&line.agent, company, &facts)?;
         // A thread has no call; its tools are counted against an id of their own.
-        let context = ToolContext { call: CallId::new(), caller: message.from.clone(), line: message.to.clone() };
+        let context = ToolContext::new(CallId::new(), message.from.clone(), message.to.clone());
         let written = thread::answer(model, &line.agent.llm, &tools, context, &memory, &settings).await?;
         for effect in &written.effects {
             let from = message.from.as_str();
@@ -108,7 +108,8 @@ impl Inner {
                     ("remember", json!({ "key": key, "value": value, "from": from }))
                 }
                 CallEffect::Handover { to } => ("handover", json!({ "reason": to, "from": from })),
-                CallEffect::EndCall { .. } => continue,
+                // A thread has nothing to hang up and no keys to press.
+                CallEffect::EndCall { .. } | CallEffect::PressKeys { .. } => continue,
             };
             store.audit(Some(company), "agent", deed, &line.agent.name, &detail).await?;
         }

@@ -14,6 +14,7 @@ use super::ApiState;
 use super::input::{self, Body, Id, Paged, Params, Whose, name_faults, sound};
 use super::problem::{ApiError, Kind, Problem, unless_duplicate};
 use crate::agent::profile::AgentProfile;
+use crate::agent::tools::is_builtin;
 use crate::agent::workflow::Workflow;
 use crate::http::auth::Caller;
 use crate::providers;
@@ -21,6 +22,7 @@ use crate::providers::provider::Capabilities;
 use crate::store::agents::{AgentInfo, AgentRemoval, AgentVersion};
 use crate::store::owners::Owned;
 use crate::store::setup::profile_faults;
+use crate::store::tools::ToolDefinition;
 use crate::store::users::Role;
 use crate::store::{MAX_PAGE, Page, Part};
 
@@ -56,7 +58,7 @@ async fn list(
 }
 
 /// What types do not say of a profile, by field.
-fn faults(profile: &AgentProfile) -> Vec<(String, String)> {
+fn faults(profile: &AgentProfile, made: &[(String, String)]) -> Vec<(String, String)> {
     let mut faults: Vec<_> = name_faults("name", &profile.name).into_iter().collect();
     faults.extend(profile_faults(profile));
     if profile.prompt.len() > MAX_PROMPT {
@@ -66,7 +68,12 @@ fn faults(profile: &AgentProfile) -> Vec<(String, String)> {
         faults.push(("greeting".into(), format!("is longer than {MAX_GREETING} bytes")));
     }
     for (index, tool) in profile.tools.iter().enumerate() {
-        if !CALL_TOOLS.iter().chain(&PROVIDER_TOOLS).any(|(known, _)| known == tool) {
+        // A server's tools are known when it answers; here, the server is.
+        let is_made = match tool.split_once('.') {
+            Some((server, _)) => made.iter().any(|(name, kind)| name == server && kind == "mcp"),
+            None => made.iter().any(|(name, kind)| name == tool && kind == "http"),
+        };
+        if !is_made && !is_builtin(tool) {
             let problem = "is no tool; GET /api/v1/agents/{id}/tools lists them".to_owned();
             faults.push((format!("tools[{index}]"), problem));
         }
@@ -126,7 +133,7 @@ async fn create(
         .map_err(|_| ApiError::field("company_id", "is no id"))?;
     let company = caller.company(&state, Role::Operator, named).await?;
     let profile: AgentProfile = input::read(Value::Object(body))?;
-    sound(faults(&profile))?;
+    sound(faults(&profile, &state.store.tool_names(company).await?))?;
     let id = state.store.add_agent(company, &profile).await.map_err(unless_duplicate("name"))?;
     state.note(&caller, company, "agent.added", id, json!({ "name": profile.name })).await;
     let location = format!("/api/v1/agents/{id}");
@@ -164,7 +171,7 @@ async fn replace(
 ) -> Result<Json<AgentInfo>, ApiError> {
     let company = caller.owner(&state, Role::Operator, whose.company_id, Owned::Agent, id).await?;
     let old = agent(&state, company, id).await?;
-    sound(faults(&profile))?;
+    sound(faults(&profile, &state.store.tool_names(company).await?))?;
     let workflow = profile.workflow.or(old.profile.0.workflow);
     update(&state, &caller, company, id, AgentProfile { workflow, ..profile }).await.map(Json)
 }
@@ -263,9 +270,11 @@ async fn put_workflow(
 
 /// A tool that the agent could use.
 #[derive(Serialize, ToSchema)]
+#[schema(as = AgentTool)]
 pub(super) struct ToolInfo {
-    name: &'static str,
-    about: &'static str,
+    /// Of an MCP server, `server.*`: all that it has.
+    name: String,
+    about: String,
     /// The integrations that make it possible; empty where it needs none.
     integrations: Vec<String>,
     /// Whether the agent uses it.
@@ -280,6 +289,9 @@ const CALL_TOOLS: [Tool; 3] = [
     ("remember", "Notes a fact in the call's record."),
     ("handover", "Asks for a person."),
 ];
+
+/// Every call has it; an agent that names it uses it.
+const SEND_DTMF: Tool = ("send_dtmf", "Presses keys for the other side.");
 
 /// Those that integrations bring.
 const PROVIDER_TOOLS: [Tool; 3] = [
@@ -298,7 +310,7 @@ fn makes_possible(capabilities: Capabilities, tool: &str) -> bool {
 
 /// List the tools that an agent can have
 ///
-/// Those of every call, and those that the company's integrations make possible.
+/// Those of every call, those that the company's integrations make possible, and those that it made.
 #[utoipa::path(get, path = "/api/v1/agents/{id}/tools", tag = "agents", params(("id" = Uuid, Path), Whose),
     responses((status = 200, body = Page<ToolInfo>), (status = "default", body = Problem)))]
 async fn tools(
@@ -320,15 +332,37 @@ async fn tools(
         let Some(next) = page.next else { break };
         part.after = Some(next);
     }
-    let always = CALL_TOOLS.map(|(name, about)| ToolInfo { name, about, integrations: Vec::new(), enabled: true });
-    let mut items = Vec::from(always);
+    let enabled = |name: &str| agent.profile.tools.iter().any(|tool| tool == name);
+    let plain = |name: &str, about: &str, enabled: bool| ToolInfo {
+        name: name.to_owned(),
+        about: about.to_owned(),
+        integrations: Vec::new(),
+        enabled,
+    };
+    let mut items: Vec<ToolInfo> = CALL_TOOLS.map(|(name, about)| plain(name, about, true)).into();
+    items.push(plain(SEND_DTMF.0, SEND_DTMF.1, enabled(SEND_DTMF.0)));
     for (name, about) in PROVIDER_TOOLS {
         let able = integrations.iter().filter(|(_, capabilities)| makes_possible(*capabilities, name));
         let able: Vec<String> = able.map(|(integration, _)| integration.clone()).collect();
         if !able.is_empty() {
-            let enabled = agent.profile.tools.iter().any(|tool| tool == name);
-            items.push(ToolInfo { name, about, integrations: able, enabled });
+            let enabled = enabled(name);
+            items.push(ToolInfo { integrations: able, ..plain(name, about, enabled) });
         }
+    }
+    let mut part = Part { after: None, limit: MAX_PAGE };
+    loop {
+        let page = state.store.tools(company, part).await?;
+        items.extend(page.items.iter().map(|made| match &made.definition {
+            ToolDefinition::Http(tool) => plain(&tool.name, &tool.description, enabled(&tool.name)),
+            ToolDefinition::Mcp(server) => {
+                let all = format!("{}.*", server.name);
+                let prefix = format!("{}.", server.name);
+                let some = agent.profile.tools.iter().any(|tool| tool.starts_with(&prefix));
+                plain(&all, "The tools of an MCP server.", some)
+            }
+        }));
+        let Some(next) = page.next else { break };
+        part.after = Some(next);
     }
     Ok(Json(Page { items, next: None }))
 }

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::providers::network::Network;
+use crate::protocol::network::Network;
 
 /// my.binotel.ua, sip1 to sip22 and sip50 to sip52; the last four are not in the published list, and clients get
 /// webhooks from them.
