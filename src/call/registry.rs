@@ -24,7 +24,7 @@ use crate::agent::tools::search_knowledge::{self, SearchKnowledge};
 use crate::agent::tools::telephone::{self, Telephone};
 use crate::agent::tools::{ToolBox, ToolRegistry};
 use crate::call::actor::{Call, Parts};
-use crate::call::engines::Engines;
+use crate::call::engines::{CallEngines, EngineError, Engines};
 use crate::call::handle::{COMMAND_QUEUE, CallCommand, CallEvent, CallEvents, CallHandle, CallStatus, EVENT_QUEUE};
 use crate::call::record::{self, CallRecord};
 use crate::call::recorder::Archive;
@@ -106,6 +106,11 @@ pub trait Exchange: Send + Sync {
     fn telephone(self: Arc<Self>, company: Uuid) -> Option<Arc<dyn Telephone>>;
 }
 
+/// Puts stand-ins in the place of an agent's tools: a rehearsal must not ring or write to anybody.
+pub trait StandIns: Send + Sync {
+    fn replace(&self, agent: &AgentProfile, tools: ToolBox) -> ToolBox;
+}
+
 /// A call that is over, as far as its provider may ask about it.
 #[derive(Clone, Debug)]
 pub struct Over {
@@ -156,6 +161,7 @@ struct Inner {
     over: LastCalls,
     exchange: OnceLock<Weak<dyn Exchange>>,
     library: OnceLock<Arc<dyn Library>>,
+    stand_ins: OnceLock<Arc<dyn StandIns>>,
     draining: AtomicBool,
     drained: CancellationToken,
     tasks: TaskTracker,
@@ -181,7 +187,11 @@ impl Inner {
         }
         let there: Vec<&str> = registry.names().collect();
         names.retain(|name| there.contains(name) || !telephone::NAMES.contains(name));
-        ToolBox::new(names, &registry).map_err(|error| error.to_string())
+        let tools = ToolBox::new(names, &registry).map_err(|error| error.to_string())?;
+        Ok(match self.stand_ins.get() {
+            Some(stand_ins) => stand_ins.replace(agent, tools),
+            None => tools,
+        })
     }
 }
 
@@ -214,6 +224,7 @@ impl Calls {
                 over: LastCalls::default(),
                 exchange: OnceLock::new(),
                 library: OnceLock::new(),
+                stand_ins: OnceLock::new(),
                 draining: AtomicBool::new(false),
                 drained: CancellationToken::new(),
                 tasks: TaskTracker::new(),
@@ -247,6 +258,16 @@ impl Calls {
     /// Where agents look things up; said once.
     pub fn use_library(&self, library: Arc<dyn Library>) {
         let _ = self.inner.library.set(library);
+    }
+
+    /// What agents get in place of some tools; said once.
+    pub fn use_stand_ins(&self, stand_ins: Arc<dyn StandIns>) {
+        let _ = self.inner.stand_ins.set(stand_ins);
+    }
+
+    /// The engines that a call of this agent would have.
+    pub fn engines(&self, agent: &AgentProfile) -> Result<CallEngines, EngineError> {
+        self.inner.engines.for_agent(agent)
     }
 
     /// What an agent needs to answer in writing.
