@@ -41,6 +41,7 @@ use crate::speech::tts::cache::{CacheConfig, CachedSynthesizer};
 use crate::speech::tts::espeak::Espeak;
 use crate::speech::tts::fallback::{FallbackSynthesizer, TtsFallbackConfig};
 use crate::speech::tts::openai::OpenAiTts;
+use crate::speech::{stt, tts};
 use crate::store::Store;
 use crate::store::directory::Directory;
 use crate::store::knowledge::KnowledgeBases;
@@ -341,15 +342,7 @@ async fn open_engines(config: &Config, directory: &Directory) -> anyhow::Result<
         }
     }
 
-    let mut models: HashMap<String, Arc<dyn LanguageModel>> = HashMap::new();
-    models.insert("openai".into(), Arc::new(OpenAiLlm::new(llm.openai.clone()).context("llm.openai")?));
-    models.insert("scripted".into(), Arc::new(ScriptedModel::new(config.speech.scripted.clone())));
-    if !llm.fallback.is_empty() && llm.fallback != "builtin" {
-        wanted(&models, "llm.fallback", &llm.fallback)?;
-    }
-    if llm.engine != "builtin" {
-        wanted(&models, "llm.engine", &llm.engine)?;
-    }
+    let models = open_models(config)?;
     wanted(&transcribers, "speech.stt.engine", &stt.engine)?;
     wanted(&voices, "speech.tts.engine", &tts.engine)?;
     info!(stt = stt.engine, tts = tts.engine, llm = llm.engine, "engines are open");
@@ -364,6 +357,39 @@ async fn open_engines(config: &Config, directory: &Directory) -> anyhow::Result<
         default_tts: tts.engine.clone(),
         default_llm: llm.engine.clone(),
         llm_fallback: llm.fallback.clone(),
+        workflows: Default::default(),
+    })
+}
+
+fn open_models(config: &Config) -> anyhow::Result<HashMap<String, Arc<dyn LanguageModel>>> {
+    let llm = &config.llm;
+    let mut models: HashMap<String, Arc<dyn LanguageModel>> = HashMap::new();
+    models.insert("openai".into(), Arc::new(OpenAiLlm::new(llm.openai.clone()).context("llm.openai")?));
+    models.insert("scripted".into(), Arc::new(ScriptedModel::new(config.speech.scripted.clone())));
+    if !llm.fallback.is_empty() && llm.fallback != "builtin" {
+        wanted(&models, "llm.fallback", &llm.fallback)?;
+    }
+    if llm.engine != "builtin" {
+        wanted(&models, "llm.engine", &llm.engine)?;
+    }
+    Ok(models)
+}
+
+/// Engines of agents that only write: the models as they are configured; under the name of whatever hears or speaks
+/// stands one that does neither.
+pub fn writing_engines(config: &Config) -> anyhow::Result<Engines> {
+    let (stt, tts) = (&config.speech.stt.engine, &config.speech.tts.engine);
+    let deaf: Arc<dyn Transcriber> = Arc::new(ScriptedTranscriber::new(config.speech.scripted.clone()));
+    let mute: Arc<dyn Synthesizer> = Arc::new(ScriptedSynthesizer::new(config.speech.scripted.clone()));
+    let mute = CachedSynthesizer::new(mute, CacheConfig::default());
+    Ok(Engines {
+        stt: stt::ENGINES.iter().map(|name| ((*name).to_owned(), deaf.clone())).collect(),
+        tts: tts::ENGINES.iter().map(|name| ((*name).to_owned(), mute.clone())).collect(),
+        llm: open_models(config)?,
+        default_stt: stt.clone(),
+        default_tts: tts.clone(),
+        default_llm: config.llm.engine.clone(),
+        llm_fallback: config.llm.fallback.clone(),
         workflows: Default::default(),
     })
 }

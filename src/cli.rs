@@ -9,14 +9,17 @@ use crate::config::{Config, TelemetryConfig};
 use crate::telemetry;
 
 pub mod apply;
+pub mod chat;
 pub mod check;
 pub mod demo;
+pub mod eval;
 pub mod key;
 pub mod load;
 pub mod mock;
 pub mod models;
 pub mod probes;
 pub mod providers;
+pub mod rehearsal;
 pub mod serve;
 pub mod user;
 
@@ -37,6 +40,10 @@ enum Command {
     Serve(serve::Args),
     /// Plays a recorded caller to an agent on this machine: no key, no phone, no network.
     Demo(demo::Args),
+    /// Talks with an agent in the terminal, in writing: no phone, and nobody is rung or written to.
+    Chat(chat::Args),
+    /// Plays scenarios to agents, in writing or by speech, and says whether all went as they must.
+    Eval(eval::Args),
     /// Creates or updates companies, integrations, lines and agents from a set-up file.
     Apply(apply::Args),
     /// Opens every engine and store that the configuration names, and says how each is.
@@ -69,6 +76,14 @@ impl Cli {
             Command::Demo(args) => {
                 logs(&config, "warn")?;
                 demo::run(args, config).await
+            }
+            Command::Chat(args) => {
+                logs(&config, "warn")?;
+                chat::run(args, config).await
+            }
+            Command::Eval(args) => {
+                logs(&config, "error")?;
+                eval::run(args, config).await
             }
             Command::Apply(args) => apply::run(args, &config).await,
             Command::Key(args) => key::run(args, &config).await,

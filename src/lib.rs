@@ -21,6 +21,8 @@ pub mod transport;
 
 pub mod store;
 
+pub mod eval;
+
 pub mod call;
 
 pub mod http;

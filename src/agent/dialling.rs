@@ -172,6 +172,20 @@ impl QuietHours {
     }
 }
 
+/// A number as it is dialled where the line is ("067 123 45 67" at a Ukrainian line), with its country's code; every
+/// other one as it stands.
+pub fn complete(number: &PhoneNumber, line: &str) -> PhoneNumber {
+    if number.as_str().trim_start().starts_with('+') {
+        return number.clone();
+    }
+    let home = country(line).and_then(|country| country.parse::<phonenumber::country::Id>().ok());
+    let found = home.and_then(|home| phonenumber::parse(Some(home), number.as_str()).ok());
+    match found.filter(phonenumber::is_valid) {
+        Some(found) => PhoneNumber::new(found.format().mode(phonenumber::Mode::E164).to_string()),
+        None => number.clone(),
+    }
+}
+
 /// `+` and 8 to 15 digits (ITU-T E.164), spaces, dots, dashes and brackets left out; no emergency or premium number.
 fn plain(to: &PhoneNumber) -> Result<PhoneNumber, OutboundRefusal> {
     let written: String =
@@ -233,6 +247,21 @@ mod tests {
         rules
             .check(Deed::Call, &PhoneNumber::new(to), LINE, &noon(), Done::default())
             .map(|number| number.as_str().to_owned())
+    }
+
+    #[test]
+    fn a_national_number_is_the_lines_countrys() {
+        for (line, number, expected) in [
+            ("+380441234567", "0671112233", "+380671112233"),
+            ("+380441234567", "067 111-22-33", "+380671112233"),
+            ("+380441234567", "+15550001111", "+15550001111"),
+            ("+380441234567", "112", "112"),
+            ("+380441234567", "901", "901"),
+            ("+14155550100", "(212) 736-5000", "+12127365000"),
+            ("901", "0671112233", "0671112233"),
+        ] {
+            assert_eq!(complete(&PhoneNumber::new(number), line).as_str(), expected, "{number} at {line}");
+        }
     }
 
     #[test]

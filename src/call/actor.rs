@@ -160,8 +160,7 @@ impl Call {
         };
         engines.llm.prepare();
         voice.tts.prepare(&voice.request(String::new()));
-        let own = engines.builtin.as_ref().map(|builtin| builtin.greeting()).unwrap_or_default();
-        let greeting = if agent.greeting.trim().is_empty() { own } else { agent.greeting.clone() };
+        let greeting = engines.greeting(&agent);
         for phrase in fixed_phrases(&agent, &greeting) {
             engines.tts.remember(&voice.request(phrase));
         }

@@ -40,6 +40,16 @@ pub struct CallEngines {
     pub builtin: Option<Arc<Builtin>>,
 }
 
+impl CallEngines {
+    /// What is said when a call begins: the agent's own greeting, else what its workflow begins with.
+    pub fn greeting(&self, agent: &AgentProfile) -> String {
+        match &self.builtin {
+            Some(builtin) if agent.greeting.trim().is_empty() => builtin.greeting(),
+            _ => agent.greeting.clone(),
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error("agent {agent:?} wants {kind} engine {name:?}, which is not configured; configured: {known}")]

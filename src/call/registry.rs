@@ -26,7 +26,7 @@ use crate::agent::tools::search_knowledge::{self, SearchKnowledge};
 use crate::agent::tools::telephone::{self, Telephone};
 use crate::agent::tools::{CompanyTools, Tool, ToolBox, ToolRegistry, steps};
 use crate::call::actor::{Call, Parts};
-use crate::call::engines::Engines;
+use crate::call::engines::{CallEngines, EngineError, Engines};
 use crate::call::handle::{COMMAND_QUEUE, CallCommand, CallEvent, CallEvents, CallHandle, CallStatus, EVENT_QUEUE};
 use crate::call::record::{self, CallRecord};
 use crate::call::recorder::Archive;
@@ -108,6 +108,11 @@ pub trait Exchange: Send + Sync {
     fn telephone(self: Arc<Self>, company: Uuid) -> Option<Arc<dyn Telephone>>;
 }
 
+/// Puts stand-ins in the place of an agent's tools: a rehearsal must not ring or write to anybody.
+pub trait StandIns: Send + Sync {
+    fn replace(&self, agent: &AgentProfile, tools: ToolBox) -> ToolBox;
+}
+
 /// A call that is over, as far as its provider may ask about it.
 #[derive(Clone, Debug)]
 pub struct Over {
@@ -159,6 +164,7 @@ struct Inner {
     exchange: OnceLock<Weak<dyn Exchange>>,
     library: OnceLock<Arc<dyn Library>>,
     company_tools: OnceLock<Arc<dyn CompanyTools>>,
+    stand_ins: OnceLock<Arc<dyn StandIns>>,
     draining: AtomicBool,
     drained: CancellationToken,
     tasks: TaskTracker,
@@ -203,7 +209,11 @@ impl Inner {
             }
             is_there
         });
-        ToolBox::new(names, &registry).map_err(|error| error.to_string())
+        let tools = ToolBox::new(names, &registry).map_err(|error| error.to_string())?;
+        Ok(match self.stand_ins.get() {
+            Some(stand_ins) => stand_ins.replace(agent, tools),
+            None => tools,
+        })
     }
 }
 
@@ -237,6 +247,7 @@ impl Calls {
                 exchange: OnceLock::new(),
                 library: OnceLock::new(),
                 company_tools: OnceLock::new(),
+                stand_ins: OnceLock::new(),
                 draining: AtomicBool::new(false),
                 drained: CancellationToken::new(),
                 tasks: TaskTracker::new(),
@@ -275,6 +286,16 @@ impl Calls {
     /// Where agents look things up; said once.
     pub fn use_library(&self, library: Arc<dyn Library>) {
         let _ = self.inner.library.set(library);
+    }
+
+    /// What agents get in place of some tools; said once.
+    pub fn use_stand_ins(&self, stand_ins: Arc<dyn StandIns>) {
+        let _ = self.inner.stand_ins.set(stand_ins);
+    }
+
+    /// The engines that a call of this agent would have.
+    pub fn engines(&self, agent: &AgentProfile, facts: &CallFacts) -> Result<CallEngines, EngineError> {
+        self.inner.engines.for_agent(agent, facts.as_variables())
     }
 
     /// What an agent needs to answer in writing.

@@ -34,6 +34,14 @@ pub enum WriteError {
     TooSlow,
 }
 
+/// What happens while an answer is made, for whoever watches it.
+pub enum Telling<'a> {
+    /// A piece of the answer, as it comes from the model.
+    Words(&'a str),
+    /// A tool that was called, and what came of it.
+    Tool(&'a ToolCall, &'a ToolResult),
+}
+
 /// Answers the newest message in `memory`. Tools with side effects run at once: words in writing are final.
 pub async fn answer(
     model: Arc<dyn LanguageModel>,
@@ -43,7 +51,25 @@ pub async fn answer(
     memory: &Memory,
     settings: &TurnSettings,
 ) -> Result<Written, WriteError> {
-    let work = rounds(model, choice, tools, context, memory, settings);
+    let mut memory = memory.clone();
+    let mut written = converse(model, choice, tools, context, &mut memory, settings, &mut |_| ()).await?;
+    let end = written.text.char_indices().nth(MAX_ANSWER_CHARS).map_or(written.text.len(), |(at, _)| at);
+    written.text.truncate(end);
+    Ok(written)
+}
+
+/// The same in a conversation that goes on: what was said and done is taken into `memory`, also where the answer breaks
+/// off, and `watch` is told as it happens.
+pub async fn converse(
+    model: Arc<dyn LanguageModel>,
+    choice: &ModelChoice,
+    tools: &ToolBox,
+    context: ToolContext,
+    memory: &mut Memory,
+    settings: &TurnSettings,
+    watch: &mut (dyn FnMut(Telling<'_>) + Send),
+) -> Result<Written, WriteError> {
+    let work = rounds(model, choice, tools, context, memory, settings, watch);
     tokio::time::timeout(ANSWER_LIMIT, work).await.unwrap_or(Err(WriteError::TooSlow))
 }
 
@@ -52,10 +78,10 @@ async fn rounds(
     choice: &ModelChoice,
     tools: &ToolBox,
     context: ToolContext,
-    memory: &Memory,
+    memory: &mut Memory,
     settings: &TurnSettings,
+    watch: &mut (dyn FnMut(Telling<'_>) + Send),
 ) -> Result<Written, WriteError> {
-    let mut memory = memory.clone();
     let known = memory.messages().len();
     let mut offered = tools.specs();
     let mut written = Written::default();
@@ -63,11 +89,18 @@ async fn rounds(
         let mut stream = model.reply(memory.request(&offered, choice));
         let (mut said, mut calls) = (String::new(), Vec::new());
         while let Some(event) = stream.next().await {
-            match event? {
-                LlmEvent::Text(text) => said.push_str(&text),
-                LlmEvent::ToolCall(call) => calls.push(call),
-                LlmEvent::Usage { .. } => {}
-                LlmEvent::Done { .. } => break,
+            match event {
+                Ok(LlmEvent::Text(text)) => {
+                    watch(Telling::Words(&text));
+                    said.push_str(&text);
+                }
+                Ok(LlmEvent::ToolCall(call)) => calls.push(call),
+                Ok(LlmEvent::Usage { .. }) => {}
+                Ok(LlmEvent::Done { .. }) => break,
+                Err(error) => {
+                    memory.agent_said(&said);
+                    return Err(error.into());
+                }
             }
         }
         join(&mut written.text, &said);
@@ -77,7 +110,10 @@ async fn rounds(
         }
         let limit = Duration::from_millis(settings.tool_limit_ms);
         let results = tools.run_all(&calls, &context, limit).await;
-        written.effects.extend(results.iter().filter_map(|result| result.effect.clone()));
+        for (call, result) in calls.iter().zip(&results) {
+            watch(Telling::Tool(call, result));
+            written.effects.extend(result.effect.clone());
+        }
         memory.tool_round(&calls, &results);
         written.tools.extend(calls.into_iter().zip(results));
         if step + 1 == settings.max_tool_steps {
@@ -85,8 +121,6 @@ async fn rounds(
         }
     }
     written.messages = memory.messages().skip(known).cloned().collect();
-    let end = written.text.char_indices().nth(MAX_ANSWER_CHARS).map_or(written.text.len(), |(at, _)| at);
-    written.text.truncate(end);
     Ok(written)
 }
 
@@ -125,6 +159,29 @@ mod tests {
         assert_eq!(written.text, "Your table is booked.");
         assert_eq!(written.tools.len(), 1);
         assert!(matches!(&written.effects[..], [CallEffect::Remember { key, .. }] if key == "booking"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_conversation_that_goes_on_is_watched_and_remembered() {
+        let tools = ToolBox::new(["remember"], &ToolRegistry::with_call_tools()).expect("it exists");
+        let mut memory = Memory::new("");
+        memory.user_said("Book a table");
+        let context = ToolContext::new(CallId::new(), PhoneNumber::default(), PhoneNumber::default());
+        let steps = vec![remembers(), Answer::Text("Your table is booked.".into())];
+        let model = Arc::new(ScriptedModel::with_steps(ScriptedConfig::default(), steps));
+        let mut seen = Vec::new();
+        let mut watch = |telling: Telling<'_>| match telling {
+            Telling::Words(words) => seen.push(words.trim().to_owned()),
+            Telling::Tool(call, result) => seen.push(format!("{} {}", call.name, result.ok)),
+        };
+        let choice = ModelChoice::default();
+        converse(model, &choice, &tools, context, &mut memory, &TurnSettings::default(), &mut watch).await.unwrap();
+        assert_eq!(seen, ["remember true", "Your", "table", "is", "booked."]);
+        let messages: Vec<_> = memory.messages().collect();
+        assert_eq!(messages.len(), 4, "{messages:?}");
+        assert!(
+            matches!(messages[3], crate::speech::llm::Message::Assistant { content, .. } if content == "Your table is booked.")
+        );
     }
 
     #[tokio::test(start_paused = true)]

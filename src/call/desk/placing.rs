@@ -94,7 +94,9 @@ impl Inner {
         if let Some(wanted) = &request.line {
             return lines.into_iter().find(|(_, line)| line.number == *wanted);
         }
-        let theirs = dialling::country(request.to.as_str());
+        let home = from.as_ref().map(PhoneNumber::as_str).or(lines.first().map(|line| line.number.as_str()));
+        let to = dialling::complete(&request.to, home.unwrap_or_default());
+        let theirs = dialling::country(to.as_str());
         let near = lines.iter().position(|(_, line)| theirs.is_some() && dialling::country(&line.number) == theirs);
         (!lines.is_empty()).then(|| lines.swap_remove(near.unwrap_or(0)))
     }
@@ -125,8 +127,9 @@ impl Inner {
             .ok_or_else(|| OutboundError::NoLine(request.line.clone().unwrap_or_default()))?;
         let Able { integration, client } = &able[index];
         let settings = self.directory.load().settings(company);
-        let done = self.done(store, company, Deed::Call, request.to.as_str()).await?;
-        let to = settings.check(Deed::Call, &request.to, &line.number, &clock::local_now(), done)?;
+        let to = dialling::complete(&request.to, &line.number);
+        let done = self.done(store, company, Deed::Call, to.as_str()).await?;
+        let to = settings.check(Deed::Call, &to, &line.number, &clock::local_now(), done)?;
         if self.dialled.len() >= MAX_DIALLED {
             return Err(OutboundError::TooMany);
         }
@@ -219,7 +222,9 @@ impl Inner {
         lines.sort_by(|a, b| a.number.cmp(&b.number));
         let from = request.from.clone();
         // The provider's client picks a sender of the receiver's country: that country's rule is the line's own.
-        let theirs = dialling::country(request.to.as_str());
+        let home = from.as_ref().map(PhoneNumber::as_str).or(lines.first().map(|line| line.number.as_str()));
+        let to = dialling::complete(&request.to, home.unwrap_or_default());
+        let theirs = dialling::country(to.as_str());
         let near = lines.iter().find(|line| theirs.is_some() && dialling::country(&line.number) == theirs);
         let line = near.or(lines.first()).map(|line| line.number.as_str());
         let line = from.as_ref().map(PhoneNumber::as_str).or(line);
@@ -227,8 +232,8 @@ impl Inner {
         if request.answer {
             settings.quiet_hours = None;
         }
-        let done = self.done(store, company, Deed::Message, request.to.as_str()).await?;
-        let to = settings.check(Deed::Message, &request.to, line.unwrap_or_default(), &clock::local_now(), done)?;
+        let done = self.done(store, company, Deed::Message, to.as_str()).await?;
+        let to = settings.check(Deed::Message, &to, line.unwrap_or_default(), &clock::local_now(), done)?;
         let known_line = PhoneNumber::new(line.unwrap_or_default());
         let new = NewMessage {
             company,
