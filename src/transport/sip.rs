@@ -406,6 +406,7 @@ fn addresses(config: &SipConfig, addrs: &SipAddrs) -> Addresses {
         udp_port_v6: port(addrs.udp_v6),
         tcp_port_v6: port(addrs.tcp_v6),
         tls_port: port(addrs.tls),
+        ways: BTreeMap::new(),
     }
 }
 
@@ -495,6 +496,7 @@ impl Task {
                 Some(event) = self.connection_queue.recv() => self.on_connection(event),
                 Some(found) = self.lookups.join_next(), if !self.lookups.is_empty() => {
                     if let Ok((id, targets)) = found {
+                        self.find_ways(targets.iter().map(|target| target.addr.ip().to_canonical()));
                         self.endpoint.on_resolved(now(), id, targets);
                     }
                 }
@@ -530,9 +532,10 @@ impl Task {
     /// Whether registrars are reached as before; and what the metrics have not been told yet.
     fn look(&mut self) {
         self.metrics.carry_over(self.endpoint.stats(), self.unsent + self.connections.dropped);
+        let changes = self.routes.look(self.endpoint.registrars(), towards);
         let current = self.current_addresses();
-        let mut moved = current != self.addresses;
-        for change in self.routes.look(self.endpoint.registrars(), towards) {
+        let mut moved = (current.v4, current.v6) != (self.addresses.v4, self.addresses.v6);
+        for change in changes {
             match change {
                 Change::Lost(registrar) => {
                     warn!(%registrar, "no network leads to a registrar");
@@ -550,7 +553,26 @@ impl Task {
     /// Without a network we say what we said last: anything else would be as wrong, and there is nobody to hear it.
     fn current_addresses(&self) -> Addresses {
         let current = addresses(&self.config, &self.addrs);
-        Addresses { v4: current.v4.or(self.addresses.v4), v6: current.v6.or(self.addresses.v6), ..current }
+        let registrars: Vec<IpAddr> = self.endpoint.registrars().collect();
+        let mut ways = self.addresses.ways.clone();
+        ways.retain(|peer, _| registrars.contains(peer));
+        ways.extend(registrars.into_iter().filter_map(|peer| Some((peer, self.way(peer)?))));
+        Addresses { v4: current.v4.or(self.addresses.v4), v6: current.v6.or(self.addresses.v6), ways, ..current }
+    }
+
+    /// Our address on the way to a peer, unless we listen on one alone.
+    fn way(&self, peer: IpAddr) -> Option<IpAddr> {
+        let listen = if peer.is_ipv4() { Some(self.config.listen) } else { self.config.listen_v6 };
+        listen.filter(|listen| listen.ip().is_unspecified()).and_then(|_| towards(peer))
+    }
+
+    /// To be known before the first message goes there: it names the address.
+    fn find_ways(&mut self, peers: impl Iterator<Item = IpAddr>) {
+        let found: Vec<(IpAddr, IpAddr)> = peers.filter_map(|peer| Some((peer, self.way(peer)?))).collect();
+        if !found.is_empty() {
+            self.addresses.ways.extend(found);
+            self.endpoint.set_addresses(self.addresses.clone());
+        }
     }
 
     fn on_network_change(&mut self, current: Addresses) {
@@ -598,7 +620,10 @@ impl Task {
     fn on_command(&mut self, command: Command) {
         let now = now();
         match command {
-            Command::Register(account) => self.endpoint.register(now, *account),
+            Command::Register(account) => {
+                self.find_ways(account.registrar.ip().into_iter());
+                self.endpoint.register(now, *account);
+            }
             Command::Unregister(account) => self.endpoint.unregister(now, account),
             Command::Trunks(trunks) => self.endpoint.set_trunks(trunks),
             Command::Users(users) => self.endpoint.set_users(users),

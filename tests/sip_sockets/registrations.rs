@@ -147,6 +147,7 @@ async fn move_about() {
         Peer { to: SocketAddr::new("10.9.0.2".parse().unwrap(), node.sip.addrs().udp.unwrap().port()), socket };
     register(&node, registrar.addr(), None).await;
     let request = registrar.hear_of("REGISTER").await;
+    assert!(field(&request, "Contact").contains("bob@10.9.0.2:"), "{request}");
     registrar.say(&granted(&request, 3600)).await;
     until(&node, is_well).await;
 
@@ -157,6 +158,9 @@ async fn move_about() {
     let request = registrar.hear_of("REGISTER").await;
     println!("registered again {:?} after the address changed", moved.elapsed());
     assert!(moved.elapsed() < Duration::from_secs(4), "{:?}", moved.elapsed());
+    let contacts: Vec<&str> = request.lines().filter(|line| line.starts_with("Contact: ")).collect();
+    assert!(contacts[0].contains("bob@10.9.0.3:") && contacts[0].ends_with("expires=120"), "{contacts:?}");
+    assert!(contacts[1].contains("bob@10.9.0.2:") && contacts[1].ends_with("expires=0"), "{contacts:?}");
     registrar.say(&granted(&request, 3600)).await;
     until(&node, is_well).await;
 
