@@ -159,8 +159,17 @@ async fn a_caller_whose_signalling_is_dead_while_its_media_flows_is_given_up_by_
         caller.hear("BYE").await;
         println!("BYE {:?} after the answer", answered.elapsed());
     };
+    // Asked now and then, it is also a connection that the server does not close for idleness.
+    let lives_on = async {
+        loop {
+            sleep(Duration::from_secs(5)).await;
+            let record = company.get(&format!("/calls/{call}")).await;
+            assert!(record["ended"].is_null() || answered.elapsed() > Duration::from_secs(55), "{record}");
+        }
+    };
     tokio::select! {
         () = caller.send_silence() => {}
+        () = lives_on => {}
         () = signalling => {}
     }
     assert!(answered.elapsed() < Duration::from_secs(65), "{:?}", answered.elapsed());

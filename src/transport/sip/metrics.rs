@@ -74,7 +74,7 @@ impl Kinds {
             let other = METHODS.len() - 1;
             let is_it =
                 |method: &&str| bytes.strip_prefix(method.as_bytes()).is_some_and(|rest| rest.starts_with(b" "));
-            self.requests[METHODS[..other].iter().position(|method| is_it(&method)).unwrap_or(other)].increment(1);
+            self.requests[METHODS[..other].iter().position(is_it).unwrap_or(other)].increment(1);
         }
     }
 }
