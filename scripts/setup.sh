@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(cmake clang libclang-dev pkg-config g++ espeak-ng)
 if [ "${1:-}" = "--tests" ]; then
-  packages+=(flite sox ffmpeg postgresql baresip-core kamailio sip-tester)
+  packages+=(flite sox ffmpeg postgresql baresip-core linphone-cli kamailio sip-tester)
 fi
 missing=()
 for package in "${packages[@]}"; do

@@ -108,6 +108,9 @@ const OWN_WORK: &[f64] =
 /// From a cached phrase to an engine at its time limit.
 const ENGINE: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0];
 
+/// From inaudible by concealment to unbearable.
+const LOSS: &[f64] = &[0.0, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5];
+
 const HISTOGRAMS: &[Histogram] = &[
     Histogram {
         name: "offhook_turn_latency_seconds",
@@ -140,16 +143,55 @@ const HISTOGRAMS: &[Histogram] = &[
         buckets: ENGINE,
         meaning: "Synthesis asked for to its first audio",
     },
+    Histogram {
+        name: "offhook_sip_answer_seconds",
+        buckets: OWN_WORK,
+        meaning: "SIP INVITE read to its 200 on its way",
+    },
+    Histogram {
+        name: "offhook_rtp_jitter_seconds",
+        buckets: OWN_WORK,
+        meaning: "Highest interarrival jitter of a call's media (RFC 3550), one value a call",
+    },
+    Histogram {
+        name: "offhook_rtp_loss_ratio",
+        buckets: LOSS,
+        meaning: "Share of a call's incoming packets that never came, 0 to 1, one value a call",
+    },
 ];
 
 fn describe() {
     for histogram in HISTOGRAMS {
-        describe_histogram!(histogram.name, Unit::Seconds, histogram.meaning);
+        let unit = if histogram.name.ends_with("_seconds") { Unit::Seconds } else { Unit::Count };
+        describe_histogram!(histogram.name, unit, histogram.meaning);
     }
     describe_gauge!("offhook_calls_active", Unit::Count, "Calls in progress");
     describe_counter!("offhook_call_end_total", Unit::Count, "Calls ended, by who ended them and why");
     describe_counter!("offhook_frames_dropped_total", Unit::Count, "20 ms frames dropped, by where");
     describe_counter!("offhook_webhook_total", Unit::Count, "Webhooks received, by provider and result");
+    describe_gauge!("offhook_sip_registrations", Unit::Count, "SIP accounts, by how their registration stands");
+    describe_counter!("offhook_sip_requests_total", Unit::Count, "SIP requests, by direction and method");
+    describe_counter!("offhook_sip_responses_total", Unit::Count, "SIP responses, by direction and class");
+    describe_counter!(
+        "offhook_sip_retransmissions_total",
+        Unit::Count,
+        "SIP messages sent again for want of an answer"
+    );
+    describe_counter!(
+        "offhook_sip_refused_total",
+        Unit::Count,
+        "SIP requests that got an error without memory (refused, malformed, overload) or silence (flood, silenced)"
+    );
+    describe_counter!("offhook_sip_unsent_total", Unit::Count, "SIP messages that a full queue or socket did not take");
+    describe_counter!("offhook_sip_calls_total", Unit::Count, "Inbound SIP calls, by what became of them");
+    describe_counter!("offhook_rtp_packets_total", Unit::Count, "RTP packets of ended calls, by direction");
+    describe_counter!("offhook_rtp_lost_packets_total", Unit::Count, "RTP packets of ended calls that never came");
+    describe_counter!(
+        "offhook_rtp_stranger_packets_total",
+        Unit::Count,
+        "RTP packets of sources that were not believed"
+    );
+    describe_counter!("offhook_rtp_timeouts_total", Unit::Count, "Calls given up because their media stopped coming");
 }
 
 #[cfg(test)]
@@ -179,7 +221,7 @@ mod tests {
     #[test]
     fn buckets_grow_and_names_end_in_their_unit() {
         for histogram in HISTOGRAMS {
-            assert!(histogram.name.ends_with("_seconds"));
+            assert!(["_seconds", "_ratio"].iter().any(|unit| histogram.name.ends_with(unit)), "{}", histogram.name);
             assert!(histogram.buckets.windows(2).all(|pair| pair[0] < pair[1]), "{}", histogram.name);
         }
     }

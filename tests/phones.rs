@@ -1,4 +1,4 @@
-//! Agents on real telephones: the whole program, baresip as a telephone and Kamailio as the registrar and proxy that a PBX
+//! Agents on real telephones: the whole program, baresip and linphone as telephones and Kamailio as the registrar and proxy that a PBX
 //! would be, each a process of its own on loopback. `scripts/setup.sh --tests` installs them.
 
 #[path = "common/stores.rs"]
@@ -13,8 +13,14 @@ mod whole;
 mod accounts;
 #[path = "phones/baresip.rs"]
 mod baresip;
+#[path = "phones/caller.rs"]
+mod caller;
 #[path = "kamailio/process.rs"]
 mod kamailio;
+#[path = "phones/linphone.rs"]
+mod linphone;
+#[path = "phones/survival.rs"]
+mod survival;
 #[path = "phones/talks.rs"]
 mod talks;
 

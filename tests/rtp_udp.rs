@@ -483,6 +483,18 @@ async fn the_end_is_told_the_ports_come_back_and_the_peer_gets_a_goodbye() {
 }
 
 #[tokio::test]
+async fn a_call_whose_media_task_dies_is_told_and_its_ports_come_back() {
+    let (ports, phone) = (ports(), Phone::new().await);
+    let free = ports.free();
+    let mut side = carry(ports.open().expect("free"), plan(Codec::Pcmu, phone.port()), config());
+    side.task.abort();
+    assert!(side.task.await.expect_err("it was ended").is_cancelled());
+    let over = timeout(PATIENCE, async { while side.leg.events.recv().await.is_some() {} }).await;
+    assert!(over.is_ok(), "the leg is over");
+    assert_eq!(ports.free(), free);
+}
+
+#[tokio::test]
 async fn what_came_to_the_port_before_the_call_is_thrown_away() {
     let (ours, mut phone) = (socket(), Phone::new().await);
     let port = ours.port();

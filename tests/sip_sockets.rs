@@ -11,13 +11,16 @@ use offhook::protocol::sip::core::AccountRef;
 use offhook::protocol::sip::digest::Credentials;
 use offhook::protocol::sip::registration::RegistrationState;
 use offhook::protocol::sip::value::{NameAddr, SipUri};
-use offhook::transport::sip::{SipCall, SipConfig, SipHandle, SipIncoming, SipStats, start};
+use offhook::transport::sip::{SipCall, SipConfig, SipHandle, SipIncoming, SipStats, SipStopped, start};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+#[path = "sip_sockets/registrations.rs"]
+mod registrations;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -268,6 +271,42 @@ async fn an_answer_whose_ack_never_comes_is_repeated_and_the_call_hung_up() {
         ["Via", "From", "To", "Call-ID", "CSeq"].map(|name| format!("{name}: {}", field(&answer, name))).into();
     peer.say(&format!("SIP/2.0 200 OK\n{}\nContent-Length: 0\n\n", fields.join("\n"))).await;
     node.is_empty().await;
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_with_its_reason_also_when_the_call_is_dropped_at_once() {
+    let mut node = Node::start(config()).await;
+    let peer = Peer::new(node.sip.addrs().udp.unwrap()).await;
+    for round in 0..30 {
+        let id = format!("refused{round}");
+        peer.say(&peer.request("INVITE", &id, TO)).await;
+        let SipIncoming { call, .. } = node.incoming().await;
+        call.command(CallCommand::Refuse { status: 488 }).await.unwrap();
+        drop(call);
+        let answer = loop {
+            let answer = peer.hear().await;
+            if field(&answer, "Call-ID") == id && !answer.starts_with("SIP/2.0 100") {
+                break answer;
+            }
+        };
+        assert!(answer.starts_with("SIP/2.0 488"), "{answer}");
+        peer.say(&peer.request("ACK", &id, &field(&answer, "To"))).await;
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_whose_signalling_task_dies_is_told() {
+    let mut node = Node::start(config()).await;
+    let peer = Peer::new(node.sip.addrs().udp.unwrap()).await;
+    peer.say(&peer.request("INVITE", "orphan", TO)).await;
+    let SipIncoming { mut call, .. } = node.incoming().await;
+    call.command(CallCommand::Answer { body: Bytes::from_static(b"v=0") }).await.unwrap();
+    peer.hear_of(" 200 ").await;
+    node.task.abort();
+    let over = timeout(LIMIT, async { while call.recv().await.is_some() {} }).await;
+    assert!(over.is_ok(), "its events end");
+    assert_eq!(call.command(CallCommand::HangUp).await, Err(SipStopped));
 }
 
 #[tokio::test]

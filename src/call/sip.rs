@@ -68,7 +68,8 @@ const LADDER_LIMIT: Duration = Duration::from_secs(60);
 /// How an integration's account stands, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct RegistrationInfo {
-    /// `registering`, `registered`, `failed` or `unregistered`.
+    /// `registering`, `registered`, `failing` (the registrar has stopped answering and the registration runs out),
+    /// `failed` or `unregistered`.
     pub state: &'static str,
     /// Calls reach us until then, unless it is refreshed.
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -216,6 +217,16 @@ impl SipLines {
         self.inner.ports.free()
     }
 
+    /// Ends the signalling task without a goodbye, as a panic in it would: for tests of what follows.
+    #[doc(hidden)]
+    pub fn crash(&self) {
+        if let Some(running) = self.inner.running.load_full()
+            && let Some(task) = running.task.lock().unwrap_or_else(PoisonError::into_inner).as_ref()
+        {
+            task.abort();
+        }
+    }
+
     /// A capture file of a call that is talked on, piece by piece: its messages so far, then its media until the call
     /// ends, `limit` is over or nobody reads any more. `None`: no such call here.
     pub async fn capture(&self, call: CallId, limit: Duration) -> Option<impl Stream<Item = Bytes> + use<>> {
@@ -292,6 +303,10 @@ impl Inner {
                 }
                 _ = round.tick() => {}
             }
+            if self.has_died() {
+                error!("SIP failed and its calls have ended; it starts again");
+                seen = None;
+            }
             let current = directory.load_full();
             let known = seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &current));
             if known || Instant::now() < not_before || !takes_calls {
@@ -305,6 +320,18 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Whether the transport has ended by itself. It is forgotten then, and what it was told.
+    fn has_died(&self) -> bool {
+        let Some(running) = self.running.load_full() else { return false };
+        let task = running.task.lock().unwrap_or_else(PoisonError::into_inner);
+        let dead = task.as_ref().is_some_and(JoinHandle::is_finished);
+        if dead {
+            self.running.store(None);
+            self.accounts().by_integration.clear();
+        }
+        dead
     }
 
     /// Registers what is new, unregisters what is gone, and says who may call.

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use metrics::counter;
+use metrics::{counter, histogram};
 use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::error::TrySendError;
@@ -141,6 +141,7 @@ impl RtpStream {
             dropped: carrier.dropped + carrier.outgoing.dropped(),
             strangers: carrier.latch.strangers(),
         };
+        measure(&carried);
         carrier.stats.send_replace(carried.stats.clone());
         debug!(?carried, "media over");
         carried
@@ -168,6 +169,23 @@ impl RtpHandle {
     /// The facts so far, a second old at most.
     pub fn stats(&self) -> RtpStats {
         self.stats.borrow().clone()
+    }
+}
+
+/// What a stream was like, for all streams together.
+fn measure(carried: &RtpCarried) {
+    let stats = &carried.stats;
+    for (direction, packets) in [("in", stats.received), ("out", stats.sent)] {
+        counter!("offhook_rtp_packets_total", "direction" => direction).increment(packets);
+    }
+    counter!("offhook_rtp_lost_packets_total").increment(stats.lost);
+    counter!("offhook_rtp_stranger_packets_total").increment(carried.strangers);
+    if stats.received > 0 {
+        histogram!("offhook_rtp_loss_ratio").record(stats.lost as f64 / (stats.received + stats.lost) as f64);
+        histogram!("offhook_rtp_jitter_seconds").record(stats.highest_jitter_ms / 1000.0);
+    }
+    if carried.end.is_some_and(|end| end.reason == EndReason::NoMedia) {
+        counter!("offhook_rtp_timeouts_total").increment(1);
     }
 }
 

@@ -3,7 +3,9 @@
 
 pub mod config;
 mod connection;
+mod metrics;
 mod resolve;
+mod routes;
 mod tls;
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,14 +20,16 @@ use rand::Rng as _;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, info, warn};
 
 pub use self::config::{SipConfig, SipConfigError, SipLimitsConfig};
 use self::connection::{ConnectionEvent, ConnectionSettings, Connections};
+use self::metrics::SipMetrics;
 use self::resolve::Names;
+use self::routes::{Change, Routes};
 pub use self::tls::TlsError;
 use crate::protocol::sip::admission::Trunk;
 use crate::protocol::sip::call::{CallCommand, CallEvent, Dial};
@@ -53,6 +57,8 @@ const MAX_LOOKUPS: usize = 64;
 const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
 /// What our kernel buffers for datagrams, if it lets us: 2,000 INVITEs.
 const RECEIVE_BUFFER: usize = 4 << 20;
+/// How often the ways to registrars are looked at (20 µs each), and figures are carried to the metrics.
+const LOOK: Duration = Duration::from_secs(2);
 /// To say BYE and to unregister when we stop.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -195,7 +201,8 @@ impl SipHandle {
         self.send(Command::TakeCalls(takes_calls)).await
     }
 
-    /// Registers everywhere at once.
+    /// Registers everywhere at once, by the addresses that this machine has. What can be seen from here, such as another
+    /// address towards a registrar, is noticed without it.
     pub async fn network_changed(&self) -> Result<(), SipStopped> {
         self.send(Command::NetworkChanged).await
     }
@@ -290,10 +297,11 @@ pub async fn start(
         tcp_v6: tcp_v6.as_ref().and_then(|socket| socket.local_addr().ok()),
         tls: tls.as_ref().and_then(|socket| socket.local_addr().ok()),
     };
+    let addresses = addresses(config, &addrs);
     let options = Options {
         timers: config.timers(),
         agent: config.agent.clone(),
-        addresses: addresses(config, &addrs),
+        addresses: addresses.clone(),
         ring_limit: Duration::from_secs(config.ring_s),
         session_interval: Duration::from_secs(config.session_s),
         limits: config.protocol_limits(),
@@ -330,6 +338,11 @@ pub async fn start(
         calls: HashMap::new(),
         hangups: FuturesUnordered::new(),
         unsent: 0,
+        config: config.clone(),
+        addrs,
+        addresses,
+        routes: Routes::default(),
+        metrics: SipMetrics::new(),
     };
     let handle = SipHandle {
         commands,
@@ -393,6 +406,7 @@ fn addresses(config: &SipConfig, addrs: &SipAddrs) -> Addresses {
         udp_port_v6: port(addrs.udp_v6),
         tcp_port_v6: port(addrs.tcp_v6),
         tls_port: port(addrs.tls),
+        ways: BTreeMap::new(),
     }
 }
 
@@ -427,12 +441,20 @@ struct Task {
     /// Resolves to a call whose owner hung up or dropped it. As many as calls.
     hangups: FuturesUnordered<BoxFuture<'static, CallRef>>,
     unsent: u64,
+    config: SipConfig,
+    addrs: SipAddrs,
+    /// As peers are told.
+    addresses: Addresses,
+    routes: Routes,
+    metrics: SipMetrics,
 }
 
 /// Whoever has a call.
 struct Owner {
     events: Option<mpsc::Sender<CallEvent>>,
     closed: Option<oneshot::Sender<SipRecord>>,
+    /// When its INVITE came, until it is answered.
+    offered: Option<Instant>,
     /// Ends the future in `hangups` when the call is over.
     over: CancellationToken,
 }
@@ -441,6 +463,8 @@ impl Task {
     async fn run(mut self, cancel: CancellationToken) {
         let mut stopping: Option<Instant> = None;
         let mut buffer = vec![0; 65_536];
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.carry_out();
             if let Some(limit) = stopping
@@ -460,12 +484,19 @@ impl Task {
                     self.say_goodbye();
                 }
                 Some(call) = self.hangups.next() => {
+                    // What its owner asked for before comes first: a refusal with its reason, then the drop of the call.
+                    for _ in 0..COMMAND_QUEUE {
+                        let Ok(command) = self.command_queue.try_recv() else { break };
+                        self.on_command(command);
+                        self.carry_out();
+                    }
                     self.endpoint.on_command(now(), call, CallCommand::HangUp);
                 }
                 Some(command) = self.command_queue.recv() => self.on_command(command),
                 Some(event) = self.connection_queue.recv() => self.on_connection(event),
                 Some(found) = self.lookups.join_next(), if !self.lookups.is_empty() => {
                     if let Ok((id, targets)) = found {
+                        self.find_ways(targets.iter().map(|target| target.addr.ip().to_canonical()));
                         self.endpoint.on_resolved(now(), id, targets);
                     }
                 }
@@ -477,8 +508,11 @@ impl Task {
                     }
                 }
                 () = readable(&self.udp, self.udp_v6.as_ref()) => {}
+                _ = look.tick() => self.look(),
             }
         }
+        self.metrics.carry_over(self.endpoint.stats(), self.unsent + self.connections.dropped);
+        self.metrics.registrations(&Registrations::new());
         self.lookups.shutdown().await;
         self.connections.shutdown().await;
     }
@@ -495,6 +529,58 @@ impl Task {
         }
     }
 
+    /// Whether registrars are reached as before; and what the metrics have not been told yet.
+    fn look(&mut self) {
+        self.metrics.carry_over(self.endpoint.stats(), self.unsent + self.connections.dropped);
+        let changes = self.routes.look(self.endpoint.registrars(), towards);
+        let current = self.current_addresses();
+        let mut moved = (current.v4, current.v6) != (self.addresses.v4, self.addresses.v6);
+        for change in changes {
+            match change {
+                Change::Lost(registrar) => {
+                    warn!(%registrar, "no network leads to a registrar");
+                    self.endpoint.on_route_lost(now(), registrar);
+                }
+                Change::Moved(_) => moved = true,
+            }
+        }
+        if moved {
+            info!(v4 = ?current.v4, v6 = ?current.v6, "the network has changed: accounts register again");
+            self.on_network_change(current);
+        }
+    }
+
+    /// Without a network we say what we said last: anything else would be as wrong, and there is nobody to hear it.
+    fn current_addresses(&self) -> Addresses {
+        let current = addresses(&self.config, &self.addrs);
+        let registrars: Vec<IpAddr> = self.endpoint.registrars().collect();
+        let mut ways = self.addresses.ways.clone();
+        ways.retain(|peer, _| registrars.contains(peer));
+        ways.extend(registrars.into_iter().filter_map(|peer| Some((peer, self.way(peer)?))));
+        Addresses { v4: current.v4.or(self.addresses.v4), v6: current.v6.or(self.addresses.v6), ways, ..current }
+    }
+
+    /// Our address on the way to a peer, unless we listen on one alone.
+    fn way(&self, peer: IpAddr) -> Option<IpAddr> {
+        let listen = if peer.is_ipv4() { Some(self.config.listen) } else { self.config.listen_v6 };
+        listen.filter(|listen| listen.ip().is_unspecified()).and_then(|_| towards(peer))
+    }
+
+    /// To be known before the first message goes there: it names the address.
+    fn find_ways(&mut self, peers: impl Iterator<Item = IpAddr>) {
+        let found: Vec<(IpAddr, IpAddr)> = peers.filter_map(|peer| Some((peer, self.way(peer)?))).collect();
+        if !found.is_empty() {
+            self.addresses.ways.extend(found);
+            self.endpoint.set_addresses(self.addresses.clone());
+        }
+    }
+
+    fn on_network_change(&mut self, current: Addresses) {
+        self.endpoint.set_addresses(current.clone());
+        self.addresses = current;
+        self.endpoint.on_network_change(now());
+    }
+
     fn read_datagrams(&mut self, v6: bool, buffer: &mut [u8]) {
         for _ in 0..BATCH {
             let socket = match &self.udp_v6 {
@@ -505,6 +591,7 @@ impl Task {
             match socket.try_recv_from(buffer) {
                 Ok((length, peer)) => {
                     let source = Target::new(Transport::Udp, peer);
+                    self.metrics.received(&buffer[..length]);
                     self.endpoint.on_datagram(now(), &source, &buffer[..length]);
                     self.carry_out();
                 }
@@ -517,11 +604,15 @@ impl Task {
 
     fn on_connection(&mut self, event: ConnectionEvent) {
         match event {
-            ConnectionEvent::Message(source, bytes) => self.endpoint.on_bytes(now(), &source, &bytes),
+            ConnectionEvent::Message(source, bytes) => {
+                self.metrics.received(&bytes);
+                self.endpoint.on_bytes(now(), &source, &bytes);
+            }
             ConnectionEvent::Broken(source, head, why) => self.endpoint.on_broken_stream(now(), &source, &head, why),
-            ConnectionEvent::Lost(target, why) => {
-                self.connections.remove(&target);
-                self.endpoint.on_connection_lost(now(), &target, &why);
+            ConnectionEvent::Lost(target, id, why) => {
+                if self.connections.remove(&target, id) {
+                    self.endpoint.on_connection_lost(now(), &target, &why);
+                }
             }
         }
     }
@@ -529,20 +620,30 @@ impl Task {
     fn on_command(&mut self, command: Command) {
         let now = now();
         match command {
-            Command::Register(account) => self.endpoint.register(now, *account),
+            Command::Register(account) => {
+                self.find_ways(account.registrar.ip().into_iter());
+                self.endpoint.register(now, *account);
+            }
             Command::Unregister(account) => self.endpoint.unregister(now, account),
             Command::Trunks(trunks) => self.endpoint.set_trunks(trunks),
             Command::Users(users) => self.endpoint.set_users(users),
             Command::TakeCalls(takes_calls) => self.endpoint.set_takes_calls(takes_calls),
-            Command::NetworkChanged => self.endpoint.on_network_change(now),
-            Command::Call(call, command) => self.endpoint.on_command(now, call, command),
+            Command::NetworkChanged => self.on_network_change(self.current_addresses()),
+            Command::Call(call, command) => {
+                let is_answer = matches!(command, CallCommand::Answer { .. });
+                self.endpoint.on_command(now, call, command);
+                if is_answer && let Some(offered) = self.calls.get_mut(&call).and_then(|owner| owner.offered.take()) {
+                    self.carry_out();
+                    self.metrics.answer.record(offered.elapsed());
+                }
+            }
             Command::ReferToCall(call, other) => self.endpoint.refer_to_call(now, call, other),
             Command::Dial(dial, reply) => {
-                let dialled = self.endpoint.dial(now, *dial).map(|id| self.own(id));
+                let dialled = self.endpoint.dial(now, *dial).map(|id| self.own(id, None));
                 self.hand_over(dialled, reply);
             }
             Command::DialAccount(dial, reply) => {
-                let dialled = self.endpoint.dial_account(now, *dial).map(|id| self.own(id));
+                let dialled = self.endpoint.dial_account(now, *dial).map(|id| self.own(id, None));
                 self.hand_over(dialled, reply);
             }
             Command::Ladder(call, reply) => {
@@ -563,11 +664,11 @@ impl Task {
         drop(reply.send(dialled));
     }
 
-    fn own(&mut self, id: CallRef) -> SipCall {
+    fn own(&mut self, id: CallRef, offered: Option<Instant>) -> SipCall {
         let (events, receiver) = mpsc::channel(CALL_QUEUE);
         let (closed, record) = oneshot::channel();
         let (hangup, over) = (CancellationToken::new(), CancellationToken::new());
-        self.calls.insert(id, Owner { events: Some(events), closed: Some(closed), over: over.clone() });
+        self.calls.insert(id, Owner { events: Some(events), closed: Some(closed), offered, over: over.clone() });
         let asked = hangup.clone();
         self.hangups.push(Box::pin(async move {
             tokio::select! {
@@ -592,6 +693,7 @@ impl Task {
             match output {
                 Output::Send(send) => self.send(send),
                 Output::Resolve(resolve) => self.resolve(resolve),
+                Output::Abandon(target) => self.connections.abandon(&target),
                 Output::Event(event) => self.on_event(event),
             }
         }
@@ -599,6 +701,7 @@ impl Task {
 
     fn send(&mut self, send: Outgoing) {
         let Outgoing { target, bytes, .. } = send;
+        self.metrics.sent(&bytes);
         if target.transport != Transport::Udp {
             if let Err(why) = self.connections.send(&target, bytes) {
                 self.unsent += 1;
@@ -633,7 +736,7 @@ impl Task {
         match event {
             Event::Incoming(incoming) => {
                 let id = incoming.call;
-                let call = self.own(id);
+                let call = self.own(id, Some(Instant::now()));
                 if self.incoming.try_send(SipIncoming { incoming: *incoming, call }).is_err() {
                     warn!("an inbound call found nobody to take it");
                     self.endpoint.on_command(now(), id, CallCommand::Refuse { status: 503 });
@@ -667,6 +770,10 @@ impl Task {
                     (RegistrationState::Failed, error) => {
                         warn!(account = account.0, error = error.as_deref().unwrap_or_default(), "not registered");
                     }
+                    (RegistrationState::Failing, error) => {
+                        let error = error.as_deref().unwrap_or_default();
+                        warn!(account = account.0, error, "the registrar does not answer; the registration runs out");
+                    }
                     (state, _) => info!(account = account.0, state = state.label(), "registration"),
                 }
                 self.registered.send_modify(|all| {
@@ -676,6 +783,7 @@ impl Task {
                         all.insert(account, status);
                     }
                 });
+                self.metrics.registrations(&self.registered.borrow());
             }
         }
     }

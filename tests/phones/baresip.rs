@@ -138,6 +138,11 @@ impl Baresip {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// SIGKILL: it says goodbye to nobody.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.expect("it runs");
+    }
+
     /// Ends the process; what it has heard, 8 kHz.
     pub async fn stop(mut self) -> Vec<i16> {
         self.order("quit", "").await;

@@ -1,10 +1,13 @@
 //! A telephone calls an agent's line straight: what both hear, what interrupts whom, and what the record says of it.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::json;
 
 use crate::baresip::{Baresip, Set, loudness};
 use crate::common::{Cast, quick, voice_ms};
+use crate::linphone::{Figures, Linphone, silent_after};
 use crate::on_loopback;
 use crate::stores::Base;
 use crate::whole::{Company, Whole, front_desk, id, text, until};
@@ -12,7 +15,7 @@ use crate::whole::{Company, Whole, front_desk, id, text, until};
 const LINE: &str = "+380441234567";
 
 /// A company with a trunk on loopback.
-async fn trunk(whole: &Whole, agent: serde_json::Value) -> Company {
+pub async fn trunk(whole: &Whole, agent: serde_json::Value) -> Company {
     let company = whole.company("Acme", json!({})).await;
     let integration = company.integration("Trunk", "sip", json!({ "sip.peers": "127.0.0.1" })).await;
     let agent = company.agent(agent).await;
@@ -21,7 +24,7 @@ async fn trunk(whole: &Whole, agent: serde_json::Value) -> Company {
 }
 
 /// The address of a line, once SIP listens.
-async fn line_uri(whole: &Whole) -> String {
+pub async fn line_uri(whole: &Whole) -> String {
     let addrs = until("SIP listens", async || whole.app.sip.addrs()).await;
     format!("sip:{LINE}@{}", addrs.udp.expect("UDP"))
 }
@@ -114,5 +117,51 @@ async fn a_telephone_that_talks_into_the_agent_stops_it() {
     assert!(greeting.contains("This greeting") && !greeting.contains("interrupted"), "{greeting}");
     let heard = phone.stop().await;
     assert!(loudness(&heard, 300, 900) > 200.0, "the greeting began");
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_make_of_telephone_talks_to_the_agent_and_stops_it() {
+    /// When the caller begins to talk into the greeting, which takes more than 5 s.
+    const SPEAKS: Duration = Duration::from_millis(2_500);
+    let whole = Whole::start(Base::sqlite(), Cast::new(quick()), on_loopback).await;
+    let mut agent = front_desk();
+    agent["greeting"] =
+        json!("This greeting is long, and longer than anybody has the patience for, so that it will be interrupted.");
+    let company = trunk(&whole, agent).await;
+    let says = after_silence(SPEAKS.as_millis() as usize, voice_ms(2_000));
+    let Some(mut phone) = Linphone::start("+380501234567", &says) else { return };
+    phone.dial(&line_uri(&whole).await);
+    let call = until("the agent is interrupted and has answered", async || {
+        let call = id(&company.calls().await.into_iter().next()?);
+        let record = company.get(&format!("/calls/{call}")).await;
+        let interrupted = record["interruptions"]["confirmed"].as_u64() > Some(0);
+        let said = Company::said(&record);
+        (interrupted && said.len() >= 3 && said[2].starts_with("agent:")).then_some(call)
+    })
+    .await;
+    phone.hang_up();
+    let record = company.record(call).await;
+    assert_eq!(record["end"], json!({ "by": "caller", "reason": "hung_up" }), "{record}");
+    assert_eq!(text(&record["from"]), "+380501234567", "{record}");
+    let said = Company::said(&record);
+    let heard = phone.stop().await;
+    let (figures, stop) = (Figures::of(&heard), silent_after(&heard, SPEAKS));
+    println!(
+        "linphone heard {:.2} s of sound at {:.1} dBFS, the first {} ms into the call; silence {} ms after it spoke; {said:?}",
+        figures.sounds.as_secs_f32(),
+        figures.dbfs,
+        figures.first.as_millis(),
+        stop.as_millis(),
+    );
+    assert!(said[1].starts_with("caller:"), "{said:?}");
+    // 50 ms a letter: what the record says was heard is what sounded at the other end.
+    let greeting = text(&record["transcript"]["lines"][0]["heard"]);
+    let letters = Duration::from_millis(50) * u32::try_from(greeting.len()).expect("short");
+    let sounded = SPEAKS + stop - figures.first;
+    assert!(sounded.abs_diff(letters) < Duration::from_millis(350), "{greeting:?} is {letters:?}, heard {sounded:?}");
+    assert!(figures.sounds > Duration::from_millis(1_500) && figures.dbfs > -40.0, "{figures:?}");
+    // The budget of 200 ms, and what linphone's own buffers and the loaded machine of a test add.
+    assert!(stop > Duration::from_millis(40) && stop < Duration::from_millis(600), "{stop:?}");
     whole.stop().await;
 }

@@ -608,7 +608,7 @@ impl Call {
                 self.send_bye(core, now);
             }
         } else if unacked.next <= now {
-            core.transactions.send(unacked.target.clone(), unacked.bytes.clone(), &self.call_id);
+            core.transactions.repeat(unacked.target.clone(), unacked.bytes.clone(), &self.call_id);
             unacked.interval = (unacked.interval * 2).min(timers.t2);
             unacked.next = (unacked.next + unacked.interval).max(now);
         }

@@ -1,6 +1,7 @@
 //! What every machine of an endpoint shares: settings, randomness, the transactions, and the way a message of ours is
 //! dressed.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,6 +82,8 @@ pub struct Addresses {
     pub external: Option<IpAddr>,
     pub v4: Option<IpAddr>,
     pub v6: Option<IpAddr>,
+    /// By which of our addresses these peers are reached, where a machine has more than one.
+    pub ways: BTreeMap<IpAddr, IpAddr>,
     pub udp_port: u16,
     pub tcp_port: u16,
     /// Of the sockets for IPv6; zero when there are none.
@@ -152,7 +155,8 @@ impl Core {
         }
         let external = addresses.external.filter(|own| !is_private(peer) && own.is_ipv4() == peer.is_ipv4());
         let own = if peer.is_ipv4() { addresses.v4 } else { addresses.v6 };
-        external.or(own).or(addresses.v4).or(addresses.v6).unwrap_or(peer)
+        let way = addresses.ways.get(&peer).copied();
+        external.or(way).or(own).or(addresses.v4).or(addresses.v6).unwrap_or(peer)
     }
 
     fn own_port(&self, peer: &Target) -> u16 {
@@ -257,6 +261,7 @@ mod tests {
             external: Some("203.0.113.9".parse().unwrap()),
             v4: Some("10.0.0.5".parse().unwrap()),
             v6: Some("2001:db8::5".parse().unwrap()),
+            ways: BTreeMap::from([("10.9.0.1".parse().unwrap(), "10.9.0.5".parse().unwrap())]),
             udp_port: 5060,
             tcp_port: 5060,
             udp_port_v6: 5062,
@@ -272,6 +277,7 @@ mod tests {
         };
         check(Transport::Udp, "198.51.100.1:5060", "sip:bob@203.0.113.9:5060");
         check(Transport::Tcp, "10.0.0.9:5060", "sip:bob@10.0.0.5:5060;transport=tcp");
+        check(Transport::Udp, "10.9.0.1:5060", "sip:bob@10.9.0.5:5060");
         check(Transport::Udp, "127.0.0.1:5070", "sip:bob@127.0.0.1:5060");
         check(Transport::Udp, "[2001:db8::1]:5060", "sip:bob@[2001:db8::5]:5062");
         check(Transport::Tls, "198.51.100.1:5061", "sip:bob@203.0.113.9;transport=tls");

@@ -18,7 +18,7 @@ use crate::protocol::sip::admission::{Admitted, Peers, Trunk};
 use crate::protocol::sip::alarm::Alarm;
 use crate::protocol::sip::call::{Call, CallCommand, CallEvent, Dial, refuse_interval};
 use crate::protocol::sip::check::{ALLOW, Framing, SUPPORTED, Verdict, inspect, read};
-use crate::protocol::sip::core::{AccountRef, CallRef, Core, Options, Owner};
+use crate::protocol::sip::core::{AccountRef, Addresses, CallRef, Core, Options, Owner};
 use crate::protocol::sip::dialog::{literal_target, transport_of};
 use crate::protocol::sip::digest::{Credentials, Verified, Verifier};
 use crate::protocol::sip::ladder::Rung;
@@ -34,6 +34,8 @@ pub enum Output {
     Send(Send),
     /// Find the addresses of a host and report them with `on_resolved`.
     Resolve(Resolve),
+    /// Use this connection no more: it leads to nobody.
+    Abandon(Target),
     Event(Event),
 }
 
@@ -130,6 +132,8 @@ pub struct Stats {
     pub overloaded: u64,
     pub calls_in: u64,
     pub calls_out: u64,
+    /// Messages sent once more because nothing came back.
+    pub repeated: u64,
 }
 
 pub struct Endpoint {
@@ -199,7 +203,7 @@ impl Endpoint {
     }
 
     pub fn stats(&self) -> Stats {
-        self.stats
+        Stats { repeated: self.core.transactions.repeated, ..self.stats }
     }
 
     /// Calls that are not over.
@@ -271,12 +275,35 @@ impl Endpoint {
         self.registrations.get(&account).map(Registration::status)
     }
 
+    /// Where registrations are kept, whether they stand or not.
+    pub fn registrars(&self) -> impl Iterator<Item = IpAddr> {
+        self.registrations.values().filter_map(|registration| Some(registration.server()?.addr.ip()))
+    }
+
+    /// How the world reaches us from here on; calls that run keep what they have said.
+    pub fn set_addresses(&mut self, addresses: Addresses) {
+        self.core.options.addresses = addresses;
+    }
+
+    /// No address of ours leads to this registrar any more.
+    pub fn on_route_lost(&mut self, now: Instant, registrar: IpAddr) {
+        let at = |registration: &Registration| registration.server().is_some_and(|own| own.addr.ip() == registrar);
+        let lost = self.registrations.iter().filter(|(_, registration)| at(registration));
+        let lost: Vec<AccountRef> = lost.map(|(id, _)| *id).collect();
+        for account in lost {
+            if let Some(registration) = self.registrations.get_mut(&account) {
+                registration.on_route_lost();
+            }
+            self.settle_registration(now, account);
+        }
+    }
+
     /// The network came back or became another: register everywhere at once.
     pub fn on_network_change(&mut self, now: Instant) {
         let accounts: Vec<AccountRef> = self.registrations.keys().copied().collect();
         for account in accounts {
             if let Some(registration) = self.registrations.get_mut(&account) {
-                registration.start(&mut self.core, now);
+                registration.on_network_change(&mut self.core, now);
             }
             self.settle_registration(now, account);
         }
@@ -799,6 +826,9 @@ impl Endpoint {
 
     fn settle_registration(&mut self, now: Instant, id: AccountRef) {
         let Some(registration) = self.registrations.get_mut(&id) else { return };
+        if let Some(target) = registration.abandoned.take() {
+            self.outputs.push_back(Output::Abandon(target));
+        }
         if std::mem::take(&mut registration.changed) {
             let status = registration.status();
             self.outputs.push_back(Output::Event(Event::Registration { account: id, status }));

@@ -57,6 +57,8 @@ pub struct RegistrationStatus {
 pub enum RegistrationState {
     Registering,
     Registered,
+    /// The registrar still counts us in, but does not answer: calls may not reach us, and ours will not get out.
+    Failing,
     /// Not registered; it will be tried again.
     Failed,
     /// We are ending it.
@@ -70,6 +72,7 @@ impl RegistrationState {
         match self {
             Self::Registering => "registering",
             Self::Registered => "registered",
+            Self::Failing => "failing",
             Self::Failed => "failed",
             Self::Unregistering => "unregistering",
             Self::Unregistered => "unregistered",
@@ -113,6 +116,8 @@ pub struct Registration {
     pinging: bool,
     /// The endpoint is to resolve the registrar.
     pub wants_resolve: bool,
+    /// A connection that says nothing any more: the next message takes another.
+    pub abandoned: Option<Target>,
     /// The status is to be told.
     pub changed: bool,
     pub armed: Option<Instant>,
@@ -156,6 +161,7 @@ impl Registration {
             ping_at: None,
             pinging: false,
             wants_resolve: false,
+            abandoned: None,
             changed: true,
             armed: None,
             account,
@@ -171,6 +177,33 @@ impl Registration {
         self.account = account;
         self.failures = 0;
         self.start(core, now);
+    }
+
+    /// We reach the registrar by another address than before, or by the same one again: what we said of ourselves is
+    /// taken back with the next REGISTER, and a connection from the old address leads nowhere.
+    pub fn on_network_change(&mut self, core: &mut Core, now: Instant) {
+        self.outdated = self.contact.clone();
+        self.seen_as = None;
+        self.failures = 0;
+        self.abandon();
+        self.start(core, now);
+    }
+
+    /// No address of ours leads to the registrar: said at once, though the registration's time still runs.
+    pub fn on_route_lost(&mut self) {
+        if !matches!(self.phase, Phase::Leaving | Phase::Gone) {
+            self.last_error = Some("no network leads to the registrar".into());
+            self.changed = true;
+        }
+    }
+
+    fn abandon(&mut self) {
+        self.abandoned = self.target.clone().filter(|target| target.transport.is_reliable());
+    }
+
+    /// Where its messages go, registered or not.
+    pub fn server(&self) -> Option<&Target> {
+        self.target.as_ref()
     }
 
     /// Begins an attempt with fresh addresses: at first, after a pause, when the network has changed.
@@ -190,6 +223,7 @@ impl Registration {
         let state = match (&self.phase, self.registered_until) {
             (Phase::Leaving, _) => RegistrationState::Unregistering,
             (Phase::Gone, _) => RegistrationState::Unregistered,
+            (_, Some(_)) if self.last_error.is_some() => RegistrationState::Failing,
             (_, Some(_)) => RegistrationState::Registered,
             (Phase::Waiting { .. }, None) => RegistrationState::Failed,
             _ => RegistrationState::Registering,
@@ -335,7 +369,10 @@ impl Registration {
             Outcome::Response(response) if !response.is_final() => return,
             Outcome::Response(response) => response,
             _ if matches!(self.phase, Phase::Leaving) => return self.leave(),
-            Outcome::TimedOut => return self.on_silence(core, now, "the registrar does not answer"),
+            Outcome::TimedOut => {
+                self.abandon();
+                return self.on_silence(core, now, "the registrar does not answer");
+            }
             Outcome::Unreachable(why) => {
                 let words = format!("the registrar cannot be reached: {why}");
                 return self.on_silence(core, now, &words);
@@ -479,11 +516,21 @@ impl Registration {
     /// What became of an OPTIONS: any answer is a sign of life.
     pub fn on_ping_event(&mut self, core: &mut Core, now: Instant, event: ClientEvent<Owner>) {
         self.pinging = false;
-        if matches!(event.outcome, Outcome::Response(_)) || !matches!(self.phase, Phase::Registered { .. }) {
-            return;
+        let answered = matches!(event.outcome, Outcome::Response(_));
+        match self.phase {
+            Phase::Registered { .. } if answered => self.changed |= self.last_error.take().is_some(),
+            Phase::Registered { .. } => {
+                self.last_error = Some("the registrar does not answer any more".into());
+                self.abandon();
+                self.start(core, now);
+            }
+            // A refresh is under way already, which has not been given up yet.
+            Phase::Sending | Phase::Resolving { .. } if !answered => {
+                self.last_error = Some("the registrar does not answer any more".into());
+                self.changed = true;
+            }
+            _ => {}
         }
-        self.last_error = Some("the registrar does not answer any more".into());
-        self.start(core, now);
     }
 
     /// The connection to the registrar broke: what came over it cannot come any more.

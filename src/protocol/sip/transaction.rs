@@ -90,6 +90,8 @@ pub struct Transactions<O> {
     merged: HashMap<Arc<str>, ServerKey>,
     alarm: Alarm<Key>,
     sends: Vec<Send>,
+    /// Messages that were sent once more because nothing came back.
+    pub repeated: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -144,6 +146,7 @@ impl<O: Clone> Transactions<O> {
             merged: HashMap::new(),
             alarm: Alarm::default(),
             sends: Vec::new(),
+            repeated: 0,
         }
     }
 
@@ -176,6 +179,12 @@ impl<O: Clone> Transactions<O> {
     /// Sends a message that belongs to no transaction: a stateless answer, the ACK of a 2xx, a 2xx again.
     pub fn send(&mut self, target: Target, bytes: Bytes, call_id: &Arc<str>) {
         self.sends.push(Send { target, bytes, call_id: call_id.clone() });
+    }
+
+    /// Sends once more what nobody has confirmed, beside the transactions: a 2xx, a reliable provisional, their ACKs.
+    pub fn repeat(&mut self, target: Target, bytes: Bytes, call_id: &Arc<str>) {
+        self.repeated += 1;
+        self.send(target, bytes, call_id);
     }
 
     /// Looks a request up and deals with it, if its transaction is known.
@@ -412,6 +421,7 @@ impl<O: Clone> Transactions<O> {
             ServerState::Completed { until, .. } if *until <= now => true,
             ServerState::Completed { response, resend_at, interval, until } => {
                 if let Some(at) = resend_at.filter(|at| *at <= now) {
+                    self.repeated += 1;
                     self.sends.push(Send {
                         target: server.target.clone(),
                         bytes: response.clone(),
@@ -446,6 +456,7 @@ impl<O: Clone> Transactions<O> {
             ClientState::Waiting { until: Some(until), .. } if *until <= now => self.give_up(key, Outcome::TimedOut),
             ClientState::Waiting { resend_at, interval, until, .. } => {
                 let at = resend_at.filter(|at| *at <= now)?;
+                self.repeated += 1;
                 self.sends.push(Send {
                     target: client.target.clone(),
                     bytes: client.bytes.clone(),

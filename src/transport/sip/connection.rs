@@ -32,8 +32,8 @@ pub enum ConnectionEvent {
     Message(Target, Bytes),
     /// The framing was lost; what it held, and why. `Lost` follows.
     Broken(Target, Bytes, &'static str),
-    /// It is over, and why.
-    Lost(Target, String),
+    /// It is over, and why; the number tells it from a later one to the same peer.
+    Lost(Target, u64, String),
 }
 
 /// All connections.
@@ -58,6 +58,9 @@ pub struct ConnectionSettings {
     /// A message that the network did not take for so long means a dead connection.
     pub write: Duration,
 }
+
+/// Both ends of what waits to be written.
+type Queue = (mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>);
 
 struct Connection {
     id: u64,
@@ -100,7 +103,7 @@ impl Connections {
         if self.open.len() >= self.settings.max {
             return Err("too many connections");
         }
-        let (queue, connector) = (self.insert(key, false), self.connector.clone());
+        let ((id, queue), connector) = (self.insert(key, false), self.connector.clone());
         let (target, events, settings) = (target.clone(), self.events.clone(), self.settings);
         queue.0.try_send(bytes).map_err(|_| "the connection is being closed")?;
         self.tasks.spawn(async move {
@@ -110,7 +113,7 @@ impl Connections {
                 Err(why) => why,
             };
             debug!(%target, why, "SIP connection over");
-            let _ = events.send(ConnectionEvent::Lost(target, why)).await;
+            let _ = events.send(ConnectionEvent::Lost(target, id, why)).await;
         });
         Ok(())
     }
@@ -125,7 +128,7 @@ impl Connections {
         }
         let transport = if tls.is_some() { Transport::Tls } else { Transport::Tcp };
         let target = Target::new(transport, peer);
-        let queue = self.insert((transport, peer), true);
+        let (id, queue) = self.insert((transport, peer), true);
         let (events, settings) = (self.events.clone(), self.settings);
         self.tasks.spawn(async move {
             // Without it a small message waits for the ACK of the one before (Nagle).
@@ -140,11 +143,11 @@ impl Connections {
                 },
             };
             debug!(%target, why, "SIP connection over");
-            let _ = events.send(ConnectionEvent::Lost(target, why)).await;
+            let _ = events.send(ConnectionEvent::Lost(target, id, why)).await;
         });
     }
 
-    fn insert(&mut self, key: (Transport, SocketAddr), accepted: bool) -> (mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>) {
+    fn insert(&mut self, key: (Transport, SocketAddr), accepted: bool) -> (u64, Queue) {
         let (queue, receiver) = mpsc::channel(WRITE_QUEUE);
         self.next_id += 1;
         let connection = Connection { id: self.next_id, queue: queue.clone(), accepted };
@@ -155,15 +158,25 @@ impl Connections {
             debug!(id = old.id, "SIP connection replaced");
             self.forget(&old, key.1.ip());
         }
-        (queue, receiver)
+        (self.next_id, (queue, receiver))
     }
 
-    /// Forgets a connection that is over.
-    pub fn remove(&mut self, target: &Target) {
+    /// Forgets a connection that is over. `false`: another has its place, and goes on.
+    pub fn remove(&mut self, target: &Target, id: u64) -> bool {
+        while self.tasks.try_join_next().is_some() {}
+        let key = (target.transport, target.addr);
+        if self.open.get(&key).is_some_and(|connection| connection.id != id) {
+            return false;
+        }
+        self.abandon(target);
+        true
+    }
+
+    /// Lets a connection end that leads to nobody; the next message to its peer opens another.
+    pub fn abandon(&mut self, target: &Target) {
         if let Some(connection) = self.open.remove(&(target.transport, target.addr)) {
             self.forget(&connection, target.addr.ip());
         }
-        while self.tasks.try_join_next().is_some() {}
     }
 
     fn forget(&mut self, connection: &Connection, ip: IpAddr) {
@@ -211,7 +224,7 @@ async fn open(target: &Target, connector: TlsConnector) -> Result<Stream, String
 async fn carry(
     stream: impl AsyncRead + AsyncWrite,
     target: &Target,
-    (queue, mut receiver): (mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>),
+    (queue, mut receiver): Queue,
     events: &mpsc::Sender<ConnectionEvent>,
     settings: ConnectionSettings,
     first: Option<Duration>,

@@ -246,7 +246,7 @@ impl Call {
                 return self.end(Side::Nobody, Cause::NoAck, None, "no PRACK");
             }
             if reliable.next <= now {
-                core.transactions.send(reliable.target.clone(), reliable.bytes.clone(), &self.call_id);
+                core.transactions.repeat(reliable.target.clone(), reliable.bytes.clone(), &self.call_id);
                 reliable.interval = (reliable.interval * 2).min(patience);
                 reliable.next = (reliable.next + reliable.interval).max(now);
             }

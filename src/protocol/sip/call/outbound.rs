@@ -284,7 +284,7 @@ impl Call {
         let tag = response.to_tag().unwrap_or_default();
         let (seq, _) = response.cseq().unwrap_or_default();
         if let Some(ack) = self.acks.iter().find(|ack| ack.tag == tag && ack.seq == seq) {
-            return core.transactions.send(ack.target.clone(), ack.bytes.clone(), &self.call_id);
+            return core.transactions.repeat(ack.target.clone(), ack.bytes.clone(), &self.call_id);
         }
         if !is_first {
             let ours = self.dialog.as_ref().is_some_and(|dialog| dialog.remote_tag == tag);

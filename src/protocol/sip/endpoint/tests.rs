@@ -25,6 +25,7 @@ struct Node {
     addr: SocketAddr,
     endpoint: Endpoint,
     events: Vec<Event>,
+    abandoned: Vec<Target>,
 }
 
 type Loses = Box<dyn FnMut(&str, usize) -> bool>;
@@ -61,7 +62,7 @@ impl World {
             set(&mut options);
             let mut endpoint = Endpoint::new(t0, options, [number as u8 + 1; 32]);
             endpoint.set_trunks(vec![Trunk { id: 7, peers: vec!["192.0.2.0/24".parse().unwrap()] }]);
-            Node { addr, endpoint, events: Vec::new() }
+            Node { addr, endpoint, events: Vec::new(), abandoned: Vec::new() }
         });
         Self {
             t0,
@@ -88,6 +89,7 @@ impl World {
                 match output {
                     Output::Event(event) => node.events.push(event),
                     Output::Resolve(resolve) => panic!("nothing has a name here: {resolve:?}"),
+                    Output::Abandon(target) => node.abandoned.push(target),
                     Output::Send(send) => {
                         let text = String::from_utf8_lossy(&send.bytes).into_owned();
                         let line = text.lines().next().unwrap_or_default().to_owned();
@@ -1137,6 +1139,83 @@ fn a_network_that_is_gone_for_minutes_is_tried_again_and_found() {
         serve(&mut world, |request| grant(request, 60));
         assert!(world.now < back + secs(75), "{}", world.log.join("\n"));
     }
+}
+
+#[test]
+fn a_registration_whose_registrar_is_silent_is_failing_while_its_time_runs_and_then_failed() {
+    let mut world = World::new(1);
+    register(&mut world, "right");
+    serve(&mut world, |request| grant(request, 120));
+    assert_eq!(registered(&mut world).state, RegistrationState::Registered);
+    // The keep-alive goes out after 30 s and is given up after 32 s more.
+    world.wait(secs(61));
+    world.heard();
+    assert_eq!(registered(&mut world).state, RegistrationState::Registered);
+    world.wait(secs(3));
+    world.heard();
+    let status = registered(&mut world);
+    assert_eq!(status.state, RegistrationState::Failing, "{status:?}");
+    assert!(status.last_error.unwrap().contains("does not answer") && status.registered_until.is_some());
+    world.wait(secs(60));
+    world.heard();
+    assert_eq!(registered(&mut world).registered_until, None);
+    assert!(registered(&mut world).last_error.is_some());
+}
+
+#[test]
+fn a_keep_alive_that_is_lost_during_a_refresh_is_told_too() {
+    let mut world = World::new(1);
+    register(&mut world, "right");
+    // Refreshed after 30 to 32 s, the OPTIONS after 30 s unanswered until 62 s: the registration has run out by then.
+    serve(&mut world, |request| grant(request, 40));
+    world.wait(ms(62_100));
+    world.heard();
+    let status = registered(&mut world);
+    assert!(status.last_error.as_deref().unwrap_or_default().contains("does not answer"), "{status:?}");
+}
+
+#[test]
+fn another_address_of_ours_is_registered_at_once_and_the_old_one_taken_back() {
+    let mut world = World::new(1);
+    register(&mut world, "right");
+    serve(&mut world, |request| grant(request, 3600));
+    let now = world.now;
+    let moved = Addresses { v4: Some("192.0.2.77".parse().unwrap()), udp_port: 5060, ..Addresses::default() };
+    let endpoint = world.endpoint(A);
+    endpoint.on_route_lost(now, "192.0.2.99".parse().unwrap());
+    let status = registered(&mut world);
+    assert_eq!(status.state, RegistrationState::Failing);
+    assert!(status.last_error.unwrap().contains("no network"));
+    let endpoint = world.endpoint(A);
+    endpoint.set_addresses(moved);
+    endpoint.on_network_change(now);
+    world.wait(ms(20));
+    let mut contacts = Vec::new();
+    serve(&mut world, |request| {
+        contacts = request.lines().filter(|line| line.starts_with("Contact:")).map(str::to_owned).collect();
+        grant(request, 3600)
+    });
+    assert_eq!(contacts.len(), 2, "{contacts:?}");
+    assert!(contacts[0].contains("192.0.2.77") && contacts[0].ends_with("expires=120"), "{contacts:?}");
+    assert!(contacts[1].contains("192.0.2.1:") && contacts[1].ends_with("expires=0"), "{contacts:?}");
+    let status = registered(&mut world);
+    assert_eq!((status.state, status.last_error), (RegistrationState::Registered, None));
+    assert_eq!(world.nodes[A].abandoned, [], "UDP has no connections");
+}
+
+#[test]
+fn a_connection_on_which_the_registrar_is_silent_is_abandoned() {
+    let mut world = World::new(1);
+    world.transport = Transport::Tcp;
+    let now = world.now;
+    let mut tcp = account("right");
+    tcp.registrar.params.set("transport", "tcp");
+    world.endpoint(A).register(now, tcp);
+    world.wait(ms(20));
+    serve(&mut world, |request| grant(request, 3600));
+    world.wait(secs(64));
+    world.heard();
+    assert_eq!(world.nodes[A].abandoned, [Target::new(Transport::Tcp, PEER.parse().unwrap())]);
 }
 
 #[test]
