@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::scenario::{Expect, Handover, Turns, between_slashes, pattern, plain};
-use crate::agent::builtin::Progress;
+use crate::agent::walk::Progress;
 use crate::speech::llm::{ChatRequest, Message};
 
 /// Longest text that a verdict shows of what was found.

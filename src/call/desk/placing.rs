@@ -94,9 +94,7 @@ impl Inner {
         if let Some(wanted) = &request.line {
             return lines.into_iter().find(|(_, line)| line.number == *wanted);
         }
-        let home = from.as_ref().map(PhoneNumber::as_str).or(lines.first().map(|line| line.number.as_str()));
-        let to = dialling::complete(&request.to, home.unwrap_or_default());
-        let theirs = dialling::country(to.as_str());
+        let theirs = dialling::country(request.to.as_str());
         let near = lines.iter().position(|(_, line)| theirs.is_some() && dialling::country(&line.number) == theirs);
         (!lines.is_empty()).then(|| lines.swap_remove(near.unwrap_or(0)))
     }
