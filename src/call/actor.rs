@@ -277,6 +277,12 @@ impl Call {
             }
             LegEvent::Dtmf(key) => self.feed_media(Event::Dtmf(key)),
             LegEvent::Played { mark } => self.egress.on_played(now, mark),
+            LegEvent::Held(held) => {
+                info!(held, "the other side changed its hold");
+                self.ingress.forget_speech();
+                self.feed_media(Event::Held(held));
+            }
+            LegEvent::InBandKeys(in_band) => self.ingress.listen_for_keys(in_band),
             LegEvent::Ended(end) => self.end = Some(end),
         }
     }
@@ -471,6 +477,14 @@ impl Call {
                 self.record.lock().interruptions.denied += 1;
                 self.egress.resume(now);
                 let _ = self.events.send(CallEvent::Resumed { call: self.setup.id });
+                self.pump(now);
+            }
+            Action::Hold => {
+                let at = self.egress.hold_line(now, &self.leg.commands);
+                self.recorder.cut(at);
+            }
+            Action::Unhold => {
+                self.egress.unhold_line(now);
                 self.pump(now);
             }
             Action::Interrupt { .. } => self.interrupt(now),

@@ -9,10 +9,10 @@ use crate::on_loopback;
 use crate::stores::Base;
 use crate::whole::{Company, Whole, front_desk, id, text, until};
 
-const LINE: &str = "+380441234567";
+pub const LINE: &str = "+380441234567";
 
 /// A company with a trunk on loopback.
-async fn trunk(whole: &Whole, agent: serde_json::Value) -> Company {
+pub async fn trunk(whole: &Whole, agent: serde_json::Value) -> Company {
     let company = whole.company("Acme", json!({})).await;
     let integration = company.integration("Trunk", "sip", json!({ "sip.peers": "127.0.0.1" })).await;
     let agent = company.agent(agent).await;
@@ -21,12 +21,12 @@ async fn trunk(whole: &Whole, agent: serde_json::Value) -> Company {
 }
 
 /// The address of a line, once SIP listens.
-async fn line_uri(whole: &Whole) -> String {
+pub async fn line_uri(whole: &Whole) -> String {
     let addrs = until("SIP listens", async || whole.app.sip.addrs()).await;
     format!("sip:{LINE}@{}", addrs.udp.expect("UDP"))
 }
 
-fn after_silence(silence_ms: usize, voice: Vec<i16>) -> Vec<i16> {
+pub fn after_silence(silence_ms: usize, voice: Vec<i16>) -> Vec<i16> {
     let mut says = vec![0; silence_ms * 8];
     says.extend(voice);
     says
