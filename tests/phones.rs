@@ -15,6 +15,8 @@ mod accounts;
 mod baresip;
 #[path = "kamailio/process.rs"]
 mod kamailio;
+#[path = "phones/handing.rs"]
+mod handing;
 #[path = "phones/holding.rs"]
 mod holding;
 #[path = "phones/talks.rs"]

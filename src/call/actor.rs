@@ -148,12 +148,7 @@ impl Call {
         } = parts;
         let agent = setup.agent.clone();
         let stt = engines.stt.open(SttRequest { language: agent.language.clone(), hints: Vec::new() });
-        let voice = Voice {
-            tts: Arc::new(engines.tts.clone()),
-            language: agent.language.clone(),
-            voice: agent.tts.voice.clone(),
-            speed: agent.tts.speed,
-        };
+        let voice = Voice::of(&agent, &engines);
         engines.llm.prepare();
         voice.tts.prepare(&voice.request(String::new()));
         for phrase in fixed_phrases(&agent) {
@@ -712,8 +707,7 @@ impl Call {
             self.recorder.cut(at);
             self.settle(now, speech, Some(heard));
         }
-        let handover = self.record.lock().handover.is_some();
-        self.over.note(&self.setup, end, handover);
+        self.over.note(&self.setup, end, &self.record.lock());
         self.leg.hangup.cancel();
         self.tasks.shutdown().await;
         {

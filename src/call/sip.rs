@@ -1,15 +1,17 @@
 //! Lines that talk by SIP. The work lies in the files below: `accounts` (who is registered and who may call), `inbound`
 //! and `outbound` (calls by INVITE), `media` (what a call agrees on), `talk` (a call from its first agreement to its end),
-//! `notes` (what is written down of it) and `captures`. What a call is about is the desk's to say (`desk/invites`), how it
+//! `transfer` and `announcer` (the caller is handed to a person, and what both hear), `notes` (what is written down of it) and `captures`. What a call is about is the desk's to say (`desk/invites`), how it
 //! talks the actor's; the messages are `protocol::sip`'s.
 
 mod accounts;
+mod announcer;
 mod captures;
 mod inbound;
 mod media;
 mod notes;
 mod outbound;
 mod talk;
+mod transfer;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -31,7 +33,6 @@ use self::talk::Talk;
 use crate::call::desk::{Desk, SipDialler};
 use crate::call::registry::{CallSetup, Calls};
 use crate::protocol::sip::core::CallRef;
-use crate::providers::sip::SipSettings;
 use crate::store::Store;
 use crate::store::directory::{Directory, Integration};
 use crate::telephony::CallId;
@@ -167,36 +168,23 @@ impl Inner {
         Ok(sip)
     }
 
-    async fn talk(&self, setup: CallSetup, integration: &Integration, talk: Talk, peer: SocketAddr) {
+    async fn talk(&self, setup: CallSetup, integration: &Integration, mut talk: Talk, peer: SocketAddr) {
         let call_ref = talk.id();
         self.owners.insert(call_ref, integration.id);
         if let Some(stream) = talk.stream() {
             self.live.insert(setup.id, Live { sip: call_ref, stream, own: talk.own_address() });
         }
-        let domain = match self.accounts().account(integration.id) {
-            Some((_, SipSettings { registration: Some(registration), .. })) => registration.registrar.clone(),
-            _ => peer.to_string(),
+        talk.run().await;
+        let transfer = match self.wish(&setup, integration, peer) {
+            Some(wish) if talk.is_signalled() => {
+                Some(self.hand_over(&setup, integration, peer, &mut talk, &wish).await)
+            }
+            _ => None,
         };
-        let (calls, id) = (self.calls.clone(), setup.id);
-        let transfer_to = move || {
-            let over = calls.over(id).filter(|over| over.handover && !over.agent.transfer_to.is_empty())?;
-            Some(target_of(&over.agent.transfer_to, &domain))
-        };
-        let (mut sip, went) = talk.run(transfer_to).await;
+        let (mut sip, stats) = talk.finish().await;
         self.owners.remove(&call_ref);
-        self.live.remove(&id);
-        self.note_went(&setup, went).await;
+        self.live.remove(&setup.id);
+        self.note_went(&setup, &stats, transfer).await;
         self.keep_ladder(&setup, &mut sip);
-    }
-}
-
-/// A number or user becomes an address at the line's own domain; an address stays.
-fn target_of(to: &str, domain: &str) -> String {
-    if to.starts_with("sip:") || to.starts_with("sips:") {
-        to.to_owned()
-    } else if to.contains('@') {
-        format!("sip:{to}")
-    } else {
-        format!("sip:{to}@{domain}")
     }
 }

@@ -19,15 +19,15 @@ use crate::stores::Base;
 use crate::whole::{Company, Whole, front_desk, id, items, ringostat, ringostat_credentials, text, until};
 use crate::{free_port, on_loopback};
 
-const AI: &str = "acme_ai";
+pub const AI: &str = "acme_ai";
 /// A SIP account of the simulated Ringostat.
 const EMPLOYEE: &str = "acme_concierge";
 
-fn trunk_credentials(kamailio: &Kamailio, user: &str, password: &str) -> Value {
+pub fn trunk_credentials(kamailio: &Kamailio, user: &str, password: &str) -> Value {
     json!({ "sip.registrar": kamailio.addr.to_string(), "sip.user": user, "sip.password": password })
 }
 
-fn telephone(user: &str, kamailio: &Kamailio, more: &str) -> String {
+pub fn telephone(user: &str, kamailio: &Kamailio, more: &str) -> String {
     format!(
         "<sip:{user}@127.0.0.1:{}>;auth_user={user};auth_pass={PASSWORD};regint=60;outbound=\"sip:{}\"{more}",
         kamailio.addr.port(),
@@ -35,7 +35,7 @@ fn telephone(user: &str, kamailio: &Kamailio, more: &str) -> String {
     )
 }
 
-async fn standing(company: &Company, state: &str) -> Value {
+pub async fn standing(company: &Company, state: &str) -> Value {
     until(state, async || {
         let line = items(company.get("/lines").await).into_iter().next()?;
         (line["registration"]["state"] == state).then(|| line["registration"].clone())

@@ -112,7 +112,7 @@ impl Inner {
         };
         let early = incoming.offer.is_some();
         match Talk::begin(&self.calls, setup.clone(), call, media, plan) {
-            Ok(talk) => {
+            Ok(mut talk) => {
                 if early {
                     talk.command(answer).await;
                 }

@@ -7,9 +7,9 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::Inner;
-use super::talk::Went;
 use crate::call::registry::CallSetup;
 use crate::clock;
+use crate::protocol::rtp::stats::RtpStats;
 use crate::providers::provider::CallOutcome;
 use crate::store::At;
 use crate::store::calls::{ProviderNews, SipNotes, SipRung};
@@ -20,15 +20,24 @@ const LADDER_LIMIT: Duration = Duration::from_secs(60);
 
 impl Inner {
     /// How a call went.
-    pub(super) async fn note_went(&self, setup: &CallSetup, went: Went) {
+    pub(super) async fn note_went(&self, setup: &CallSetup, stats: &RtpStats, transfer: Option<u16>) {
         let Some(store) = &self.store else { return };
         let notes = SipNotes {
-            quality: Some(serde_json::to_value(&went.stats).unwrap_or_default()),
-            transfer_status: went.transfer,
+            quality: Some(serde_json::to_value(stats).unwrap_or_default()),
+            transfer_status: transfer,
             ladder: Vec::new(),
         };
         if let Err(error) = store.note_sip(setup.company_id, setup.id, &notes).await {
             warn!(call_id = %setup.id, %error, "the quality of a call could not be noted");
+        }
+    }
+
+    /// What became of the wish for a person, in words.
+    pub(super) async fn note_transfer(&self, setup: &CallSetup, what: String) {
+        let Some(store) = &self.store else { return };
+        let news = ProviderNews { status: Some(what), ..ProviderNews::default() };
+        if let Err(error) = store.note_provider(setup.company_id, setup.id, &news).await {
+            warn!(call_id = %setup.id, %error, "what became of a transfer could not be noted");
         }
     }
 

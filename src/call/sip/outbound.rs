@@ -1,5 +1,6 @@
 //! Calls that go out by INVITE from the account of an integration: dialled, waited for, and talked on once answered.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -14,14 +15,16 @@ use crate::call::desk::{OutboundError, SipDialler};
 use crate::call::registry::CallSetup;
 use crate::clock;
 use crate::protocol::sip::call::{CallEvent, Cause, Ended, Refusal};
+use crate::protocol::sip::core::AccountRef;
 use crate::protocol::sip::endpoint::AccountDial;
 use crate::protocol::sip::registration::{RegistrationState, RegistrationStatus};
 use crate::providers::provider::CallOutcome;
 use crate::providers::rest::ProviderError;
+use crate::providers::sip::SipSettings;
 use crate::store::At;
 use crate::store::calls::ProviderNews;
 use crate::store::directory::Integration;
-use crate::transport::sip::SipCall;
+use crate::transport::sip::{SipCall, SipHandle};
 
 impl SipDialler for Inner {
     fn dial(
@@ -32,19 +35,8 @@ impl SipDialler for Inner {
     ) -> BoxFuture<'_, Result<(), OutboundError>> {
         async move {
             let cannot = |problem: &str| ProviderError::Invalid { field: "line", problem: problem.to_owned() };
-            let running = self.running.load_full().ok_or_else(|| cannot("SIP is not running on this server"))?;
-            let (account, settings) = self
-                .accounts()
-                .account(integration.id)
-                .ok_or_else(|| cannot("its integration has no account that is registered: set sip.registrar"))?;
-            let status = running.sip.registrations().borrow().get(&account).cloned();
-            let peer = match status {
-                Some(RegistrationStatus { state: RegistrationState::Registered, server: Some(server), .. }) => server,
-                status => {
-                    let why = status.and_then(|status| status.last_error).unwrap_or_else(|| "not yet".to_owned());
-                    return Err(cannot(&format!("its account is not registered: {why}")).into());
-                }
-            };
+            let Registered { sip, account, settings, server: peer } =
+                self.registered(&integration).map_err(|problem| cannot(&problem))?;
             let mut media = Media::open(&self.ports, &self.rtp, peer, self.config.external_ip, false)
                 .map_err(|fault| cannot(&fault.to_string()))?;
             let to = match settings.plain_numbers {
@@ -59,7 +51,7 @@ impl SipDialler for Inner {
                 offer: media.offer(),
                 ring_limit: Some(ring),
             };
-            let sip = running.sip.dial_account(dial).await.map_err(|fault| cannot(&fault.to_string()))?;
+            let sip = sip.dial_account(dial).await.map_err(|fault| cannot(&fault.to_string()))?;
             let this = self.this.get().and_then(Weak::upgrade).ok_or(OutboundError::TooMany)?;
             let span = info_span!("sip", call_id = %setup.id);
             self.tasks.spawn(this.place(setup, integration, sip, media).instrument(span));
@@ -69,7 +61,34 @@ impl SipDialler for Inner {
     }
 }
 
+/// An account by which calls can go out.
+pub(super) struct Registered {
+    pub sip: SipHandle,
+    pub account: AccountRef,
+    pub settings: SipSettings,
+    /// Where its registrar is.
+    pub server: SocketAddr,
+}
+
 impl Inner {
+    /// The account of an integration, if it is registered; else why not, for the person who asks.
+    pub(super) fn registered(&self, integration: &Integration) -> Result<Registered, String> {
+        let running = self.running.load_full().ok_or("SIP is not running on this server")?;
+        let account = self.accounts().account(integration.id);
+        let (account, settings) =
+            account.ok_or("its integration has no account that is registered: set sip.registrar")?;
+        let status = running.sip.registrations().borrow().get(&account).cloned();
+        match status {
+            Some(RegistrationStatus { state: RegistrationState::Registered, server: Some(server), .. }) => {
+                Ok(Registered { sip: running.sip.clone(), account, settings, server })
+            }
+            status => {
+                let why = status.and_then(|status| status.last_error).unwrap_or_else(|| "not yet".to_owned());
+                Err(format!("its account is not registered: {why}"))
+            }
+        }
+    }
+
     /// Waits for the other side of a call that we make.
     async fn place(
         self: Arc<Self>,

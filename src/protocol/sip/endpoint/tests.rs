@@ -636,7 +636,7 @@ fn an_attended_transfer_puts_one_call_in_the_place_of_another() {
     world.command(C, c_from_a, CallCommand::Answer { body: body("v=0 c") });
     world.wait(ms(40));
     let now = world.now;
-    world.endpoint(A).refer_to_call(now, a_to_b, a_to_c);
+    world.endpoint(A).refer_to_call(now, a_to_b, a_to_c, None);
     world.wait(ms(40));
     let CallEvent::Refer { to, replaces, .. } = world.events(B, b).remove(0) else { panic!() };
     assert!(to.contains("192.0.2.3"), "{to}");
