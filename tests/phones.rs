@@ -13,12 +13,12 @@ mod whole;
 mod accounts;
 #[path = "phones/baresip.rs"]
 mod baresip;
-#[path = "kamailio/process.rs"]
-mod kamailio;
 #[path = "phones/handing.rs"]
 mod handing;
 #[path = "phones/holding.rs"]
 mod holding;
+#[path = "kamailio/process.rs"]
+mod kamailio;
 #[path = "phones/talks.rs"]
 mod talks;
 
