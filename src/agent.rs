@@ -1,5 +1,6 @@
 //! What to say: an agent's profile, its workflow, its memory of the conversation, its tools.
 
+pub mod briefing;
 pub mod builtin;
 pub mod dialling;
 pub mod extract;

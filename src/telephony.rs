@@ -141,7 +141,7 @@ pub enum EndReason {
     Goodbye,
     /// The caller said nothing for `turn.silence_goodbye_ms`.
     Silence,
-    /// `turn.max_call_ms` was reached.
+    /// `turn.max_call_ms` was reached, or `turn.max_hold_ms` on hold.
     TooLong,
     /// No packets for ten seconds: the leg has failed.
     NoMedia,

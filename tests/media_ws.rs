@@ -92,7 +92,7 @@ impl TakesCalls for Echo {
                         mark += 1;
                         leg.commands.send(LegCommand::Mark(mark)).await.unwrap();
                     }
-                    LegEvent::Played { .. } => {}
+                    LegEvent::Played { .. } | LegEvent::Held(_) | LegEvent::InBandKeys(_) => {}
                     LegEvent::Ended(_) => {
                         seen.send(event).unwrap();
                         return;

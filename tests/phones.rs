@@ -15,6 +15,10 @@ mod accounts;
 mod baresip;
 #[path = "phones/caller.rs"]
 mod caller;
+#[path = "phones/handing.rs"]
+mod handing;
+#[path = "phones/holding.rs"]
+mod holding;
 #[path = "kamailio/process.rs"]
 mod kamailio;
 #[path = "phones/linphone.rs"]

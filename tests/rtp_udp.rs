@@ -148,7 +148,7 @@ async fn hear(leg: &mut Leg, codec: Codec, time: Duration) -> Heard {
             event = leg.events.recv() => match event.expect("carried") {
                 LegEvent::Packet(packet) => jitter.push(Instant::now().into_std(), packet),
                 LegEvent::Dtmf(key) => heard.told.push(key),
-                LegEvent::Played { .. } => {}
+                LegEvent::Played { .. } | LegEvent::Held(_) | LegEvent::InBandKeys(_) => {}
                 LegEvent::Ended(end) => panic!("{end:?}"),
             },
             _ = tick.tick() => {
@@ -378,10 +378,12 @@ async fn a_stream_without_media_ends_and_a_held_one_does_not() {
     let mut side = carry(socket(), held, short());
     side.leg.commands.send(loud(0x80)).await.expect("carried");
     side.leg.commands.send(LegCommand::Mark(7)).await.expect("carried");
+    assert!(matches!(next_event(&mut side.leg).await, LegEvent::Held(true)));
     // Sound passes unheard, its mark comes, and the stream outlives the time-out.
     assert!(matches!(next_event(&mut side.leg).await, LegEvent::Played { mark: 7 }));
     assert!(timeout(ms(1500), side.leg.events.recv()).await.is_err(), "still held");
     assert!(side.handle.adopt(plan(Codec::Pcmu, silent.port())).await);
+    assert!(matches!(next_event(&mut side.leg).await, LegEvent::Held(false)));
     assert!(matches!(next_event(&mut side.leg).await, LegEvent::Ended(it) if it == end), "resumed, and silent");
     let carried = side.task.await.expect("no panic");
     assert!((30..=60).contains(&carried.stats.sent), "nothing was sent while held: {}", carried.stats.sent);
@@ -438,6 +440,43 @@ async fn a_later_agreement_moves_the_stream_to_another_address_and_codec() {
     assert!(kinds.iter().all(|kind| *kind == 8), "{kinds:?}");
     second.send(port, 5).await;
     assert_eq!(packet(&mut side.leg).await.codec, Codec::Pcmu, "the peer may still send what was agreed on");
+}
+
+#[tokio::test]
+async fn a_later_agreement_without_telephone_events_is_told_and_a_stream_may_carry_one_leg_after_another() {
+    let mut phone = Phone::new().await;
+    let ours = socket();
+    let port = ours.port();
+    let seed = SessionSeed { ssrc: 7, sequence: 1, timestamp: 1, ntp: 0, cname: "us".into() };
+    let agreed = plan(Codec::Pcmu, phone.port());
+    let (stream, handle) = RtpStream::new(ours, agreed.clone(), seed, config()).expect("a plan");
+    let (mut leg, side) = stream.leg();
+    let task = tokio::spawn(stream.carry_leg(side));
+    assert!(!leg.in_band_keys);
+    assert!(handle.adopt(MediaPlan { keys: None, ..agreed.clone() }).await);
+    assert!(matches!(next_event(&mut leg).await, LegEvent::InBandKeys(true)));
+    assert!(handle.adopt(agreed).await);
+    assert!(matches!(next_event(&mut leg).await, LegEvent::InBandKeys(false)));
+    drop(leg);
+    let (carried, stream) = task.await.expect("no panic");
+    assert_eq!(carried.end, None);
+    let (mut leg, side) = stream.leg();
+    let task = tokio::spawn(stream.carry_leg(side));
+    phone.send(port, 3).await;
+    packet(&mut leg).await;
+    leg.commands.send(loud(0x80)).await.expect("carried");
+    let mut heard = false;
+    for _ in 0..50 {
+        heard |= phone.receive().await.1[0] == 0x80;
+        if heard {
+            break;
+        }
+    }
+    assert!(heard, "the second leg is carried by the same stream");
+    drop(leg);
+    let (_, stream) = task.await.expect("no panic");
+    stream.close();
+    assert!(!handle.adopt(plan(Codec::Pcmu, 1)).await, "the stream is over");
 }
 
 #[tokio::test]

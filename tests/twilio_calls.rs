@@ -186,7 +186,9 @@ async fn webhook(
         (Event::CallContinues(_), Plan::TalkThen(Rest::Say) | Plan::WrongStream) => {
             Decision::Say { text: "Please call again later.", language: "en" }
         }
-        (Event::CallContinues(_), Plan::TalkThen(Rest::Transfer)) => Decision::Transfer { to: PERSON, from: LINE },
+        (Event::CallContinues(_), Plan::TalkThen(Rest::Transfer)) => {
+            Decision::Transfer { to: PERSON, from: LINE, note_url: None, over_url: None }
+        }
         (Event::CallContinues(_), _) => Decision::HangUp,
         (Event::MessageReceived(_), _) => {
             Decision::Say { text: "Дякуємо & до зустрічі", language: "uk" }

@@ -13,6 +13,8 @@ pub struct Phrases {
     pub trouble: &'static str,
     /// The longest time of a call is over.
     pub time_is_up: &'static str,
+    /// The person that the caller was to be handed to did not answer.
+    pub nobody_free: &'static str,
 }
 
 const EN: Phrases = Phrases {
@@ -21,6 +23,7 @@ const EN: Phrases = Phrases {
     not_understood: "Sorry, I did not catch that. Could you say it again?",
     trouble: "I am sorry, something is not working right now. Please call again a little later.",
     time_is_up: "I am sorry, our time is up. Please call again if there is anything else. Goodbye!",
+    nobody_free: "I am sorry, nobody can answer right now. Your wish is noted, and you will be called back. Goodbye!",
 };
 
 const UK: Phrases = Phrases {
@@ -29,6 +32,7 @@ const UK: Phrases = Phrases {
     not_understood: "Вибачте, я не зрозуміла. Повторіть, будь ласка.",
     trouble: "Вибачте, зараз щось не працює. Будь ласка, зателефонуйте трохи пізніше.",
     time_is_up: "Вибачте, наш час вийшов. Зателефонуйте ще раз, якщо будуть питання. До побачення!",
+    nobody_free: "На жаль, зараз ніхто не може відповісти. Ваше прохання записано, вам зателефонують. До побачення!",
 };
 
 const RU: Phrases = Phrases {
@@ -37,6 +41,7 @@ const RU: Phrases = Phrases {
     not_understood: "Извините, я не поняла. Повторите, пожалуйста.",
     trouble: "Извините, сейчас что-то не работает. Пожалуйста, позвоните чуть позже.",
     time_is_up: "Извините, наше время вышло. Позвоните ещё раз, если будут вопросы. До свидания!",
+    nobody_free: "К сожалению, сейчас никто не может ответить. Ваша просьба записана, вам перезвонят. До свидания!",
 };
 
 impl Phrases {
@@ -50,8 +55,15 @@ impl Phrases {
     }
 
     /// All of them, for making their sound ahead.
-    pub fn all(&self) -> [&'static str; 5] {
-        [self.are_you_there, self.goodbye_after_silence, self.not_understood, self.trouble, self.time_is_up]
+    pub fn all(&self) -> [&'static str; 6] {
+        [
+            self.are_you_there,
+            self.goodbye_after_silence,
+            self.not_understood,
+            self.trouble,
+            self.time_is_up,
+            self.nobody_free,
+        ]
     }
 }
 

@@ -38,6 +38,9 @@ pub struct AgentProfile {
     /// Who gets a caller that asks for a person: a number or `sip:` address; empty = nobody, the wish is only noted.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub transfer_to: String,
+    /// What that person hears before the two are connected: `none`, or `spoken` for who calls, why and what was noted.
+    #[serde(default, skip_serializing_if = "TransferNote::is_none")]
+    pub transfer_note: TransferNote,
     /// Whether the provider is to tell a person from an answering machine on calls that this agent makes. It costs a
     /// second or two before the agent speaks, and at Twilio a fee.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -50,6 +53,23 @@ pub struct AgentProfile {
 
 fn english() -> String {
     "en".into()
+}
+
+/// What a person to whom a caller is handed hears first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TransferNote {
+    /// Nothing: the caller is sent on.
+    #[default]
+    None,
+    /// A summary of half a minute at most, in the agent's language, while the caller hears the line ring.
+    Spoken,
+}
+
+impl TransferNote {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 /// Which engine; empty = the server's default.

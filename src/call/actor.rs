@@ -152,12 +152,7 @@ impl Call {
         } = parts;
         let agent = setup.agent.clone();
         let stt = engines.stt.open(SttRequest { language: agent.language.clone(), hints: Vec::new() });
-        let voice = Voice {
-            tts: Arc::new(engines.tts.clone()),
-            language: agent.language.clone(),
-            voice: agent.tts.voice.clone(),
-            speed: agent.tts.speed,
-        };
+        let voice = Voice::of(&agent, &engines);
         engines.llm.prepare();
         voice.tts.prepare(&voice.request(String::new()));
         let greeting = engines.greeting(&agent);
@@ -283,6 +278,12 @@ impl Call {
             }
             LegEvent::Dtmf(key) => self.feed_media(Event::Dtmf(key)),
             LegEvent::Played { mark } => self.egress.on_played(now, mark),
+            LegEvent::Held(held) => {
+                info!(held, "the other side changed its hold");
+                self.ingress.forget_speech();
+                self.feed_media(Event::Held(held));
+            }
+            LegEvent::InBandKeys(in_band) => self.ingress.listen_for_keys(in_band),
             LegEvent::Ended(end) => self.end = Some(end),
         }
     }
@@ -479,6 +480,14 @@ impl Call {
                 self.record.lock().interruptions.denied += 1;
                 self.egress.resume(now);
                 let _ = self.events.send(CallEvent::Resumed { call: self.setup.id });
+                self.pump(now);
+            }
+            Action::Hold => {
+                let at = self.egress.hold_line(now, &self.leg.commands);
+                self.recorder.cut(at);
+            }
+            Action::Unhold => {
+                self.egress.unhold_line(now);
                 self.pump(now);
             }
             Action::Interrupt { .. } => self.interrupt(now),
@@ -720,8 +729,7 @@ impl Call {
             self.recorder.cut(at);
             self.settle(now, speech, Some(heard));
         }
-        let handover = self.record.lock().handover.is_some();
-        self.over.note(&self.setup, end, handover);
+        self.over.note(&self.setup, end, &self.record.lock());
         self.leg.hangup.cancel();
         self.tasks.shutdown().await;
         self.tools.finish(TOOLS_END).await;

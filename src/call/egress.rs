@@ -69,6 +69,8 @@ pub struct Egress {
     /// To the recording's 8 kHz, where the leg has more.
     narrow: Option<(Resampler, Vec<i16>)>,
     held: bool,
+    /// The other side holds the call: nothing leaves, whatever becomes of replies meanwhile.
+    on_hold: bool,
     /// When the next frame is to sound; `None` while nothing plays.
     due: Option<Instant>,
     sent: MediaTime,
@@ -116,6 +118,7 @@ impl Egress {
                 .map(|made| (made, Vec::with_capacity(2 * SampleRate::HZ_8000.frame_len()))),
             encoded: Vec::with_capacity(Packet::MAX),
             held: false,
+            on_hold: false,
             due: None,
             sent: MediaTime::ZERO,
             frames_since_mark: 0,
@@ -234,6 +237,9 @@ impl Egress {
         recorder: &mut Recorder,
         played: &mut Vec<Played>,
     ) {
+        if self.on_hold {
+            return;
+        }
         if self.keys_are_due() {
             for key in self.keys.carrier.drain(..) {
                 send(commands, LegCommand::Key(key));
@@ -337,6 +343,17 @@ impl Egress {
     /// Goes on where the caller stopped hearing.
     pub fn resume(&mut self, now: Instant) {
         self.playout.resume(now);
+    }
+
+    /// Stands still until `unhold`, also with a reply that begins meanwhile.
+    pub fn hold_line(&mut self, now: Instant, commands: &mpsc::Sender<LegCommand>) -> Instant {
+        self.on_hold = true;
+        self.pause(now, commands)
+    }
+
+    pub fn unhold_line(&mut self, now: Instant) {
+        self.on_hold = false;
+        self.resume(now);
     }
 
     /// Drops everything and returns the words that were heard, and the moment up to which.

@@ -171,6 +171,20 @@ impl Ingress {
         self
     }
 
+    /// Whether to look for key tones in the sound from here on.
+    pub fn listen_for_keys(&mut self, in_band: bool) {
+        if in_band != self.keys.is_some() {
+            self.keys = in_band.then(DtmfDetector::new);
+        }
+    }
+
+    /// What comes from here on has nothing to do with what was heard before: the other side held the call.
+    pub fn forget_speech(&mut self) {
+        self.gate.reset();
+        self.pre_roll.clear();
+        self.caller_quiet = u32::MAX;
+    }
+
     /// Judges the next 20 ms if they are there, or due.
     pub fn next(&mut self, now: Instant) -> Option<Judged> {
         if let Some(due) = self.due {
@@ -347,6 +361,7 @@ mod tests {
 
     use super::*;
     use crate::media::codec::Encoder;
+    use crate::media::dtmf::append_tone;
     use crate::media::frame::MediaTime;
     use crate::media::g711;
     use crate::media::wav;
@@ -414,6 +429,33 @@ mod tests {
                 assert!(off < 1.5, "{codec:?} at {packet_ms} ms: {off} dB off");
             }
         }
+    }
+
+    #[test]
+    fn keys_are_looked_for_in_the_sound_from_when_they_are_told_no_other_way() {
+        let settings = TurnSettings::default();
+        let t0 = Instant::now();
+        let mut ingress =
+            Ingress::new(t0, Codec::Pcmu, SampleRate::HZ_16000, &settings, false, Detector::Offhook).expect("opens");
+        let (mut tone, mut bytes, mut at) = (Vec::new(), Vec::new(), 0);
+        append_tone('7', SampleRate::HZ_8000, 800, -12.0, &mut tone);
+        tone.resize(1_600, 0);
+        let mut press = |ingress: &mut Ingress| {
+            let mut keys = String::new();
+            for frame in tone.chunks_exact(PACKET) {
+                Encoder::new(Codec::Pcmu).encode(frame, &mut bytes);
+                let packet = Packet::new(Codec::Pcmu, MediaTime::from_millis(at), &bytes).expect("fits");
+                ingress.push(t0 + Duration::from_millis(at), packet);
+                keys.extend(ingress.next(t0 + Duration::from_millis(at)).and_then(|judged| judged.key));
+                at += 20;
+            }
+            keys
+        };
+        assert_eq!(press(&mut ingress), "");
+        ingress.listen_for_keys(true);
+        assert_eq!(press(&mut ingress), "7");
+        ingress.listen_for_keys(false);
+        assert_eq!(press(&mut ingress), "");
     }
 
     #[test]

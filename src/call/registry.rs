@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, error, info_span, warn};
 use uuid::Uuid;
 
+use crate::agent::briefing::briefing;
 use crate::agent::builtin::Builtin;
 use crate::agent::knowledge::Library;
 use crate::agent::memory::Memory;
@@ -30,6 +31,7 @@ use crate::call::engines::{CallEngines, EngineError, Engines};
 use crate::call::handle::{COMMAND_QUEUE, CallCommand, CallEvent, CallEvents, CallHandle, CallStatus, EVENT_QUEUE};
 use crate::call::record::{self, CallRecord};
 use crate::call::recorder::Archive;
+use crate::call::reply::Voice;
 use crate::clock;
 use crate::conversation::settings::TurnSettings;
 use crate::media::vad::Detector;
@@ -59,6 +61,16 @@ pub struct CallSetup {
     pub agent_version: Option<i64>,
     /// Why we dialled.
     pub purpose: Option<String>,
+}
+
+impl CallSetup {
+    /// The person that the agent talks with, whoever dialled.
+    pub fn peer(&self) -> &PhoneNumber {
+        match self.direction {
+            Direction::Inbound => &self.from,
+            Direction::Outbound => &self.to,
+        }
+    }
 }
 
 /// Why a call was not taken.
@@ -120,8 +132,8 @@ pub struct Over {
     pub line: String,
     pub agent: Arc<AgentProfile>,
     pub end: CallEnd,
-    /// The caller asked for a person.
-    pub handover: bool,
+    /// The caller asked for a person: what such a person is to know.
+    pub handover: Option<String>,
 }
 
 /// The last calls that are over, the oldest first. Cheap to clone.
@@ -130,8 +142,10 @@ pub(crate) struct LastCalls(Arc<Mutex<VecDeque<(CallId, Over)>>>);
 
 impl LastCalls {
     /// Said before the leg hangs up: the provider asks as soon as it does.
-    pub(crate) fn note(&self, setup: &CallSetup, end: CallEnd, handover: bool) {
+    pub(crate) fn note(&self, setup: &CallSetup, end: CallEnd, record: &CallRecord) {
         let (integration, line, agent) = (setup.integration, setup.line.clone(), setup.agent.clone());
+        let told = |reason: &String| briefing(&agent.language, setup.peer(), reason, &record.remembered);
+        let handover = record.handover.as_ref().map(told);
         let mut over = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if over.len() == LAST_CALLS {
             over.pop_front();
@@ -315,6 +329,15 @@ impl Calls {
         Ok((engines.llm, tools, self.inner.settings.with(&agent.turn)))
     }
 
+    /// How this agent speaks, for words that are said beside its call.
+    pub fn voice(&self, agent: &AgentProfile) -> Result<Voice, Refused> {
+        let engines = self.inner.engines.for_agent(agent, Value::Null).map_err(|error| {
+            error!(agent = %agent.name, %error, "the agent cannot speak");
+            Refused::NotSetUp
+        })?;
+        Ok(Voice::of(agent, &engines))
+    }
+
     /// The longest that a call of this agent may last, in seconds; four hours where there is no limit.
     pub fn longest_call_s(&self, agent: &AgentProfile) -> u32 {
         match self.inner.settings.with(&agent.turn).max_call_ms {
@@ -361,14 +384,14 @@ impl Calls {
             error!(call = %setup.id, agent = %setup.agent.name, fault = %what, "call refused");
             Refused::NotSetUp
         };
-        let (caller, line) = match setup.direction {
-            Direction::Inbound => (setup.from.clone(), setup.to.clone()),
-            Direction::Outbound => (setup.to.clone(), setup.from.clone()),
+        let line = match setup.direction {
+            Direction::Inbound => setup.to.clone(),
+            Direction::Outbound => setup.from.clone(),
         };
         let facts = CallFacts {
             company: setup.company.clone(),
             direction: setup.direction,
-            caller,
+            caller: setup.peer().clone(),
             line,
             purpose: setup.purpose.clone().unwrap_or_default(),
             began: clock::local_now(),
@@ -421,7 +444,7 @@ impl Calls {
                 error!("a call's task panicked; the call is over, the others go on");
                 {
                     let mut record = record.lock();
-                    self.inner.over.note(&setup, end, record.handover.is_some());
+                    self.inner.over.note(&setup, end, &record);
                     record.close(clock::now(), end);
                     self.inner.ledger.note(record.clone());
                     self.inner.archive.recorder(id, tokio::time::Instant::now().into_std()).record(&record);

@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::agent::profile::AgentProfile;
 use crate::agent::tools::{ToolBox, ToolContext, ToolResult};
+use crate::call::engines::CallEngines;
 use crate::conversation::settings::TurnSettings;
 use crate::conversation::speakable::Speakable;
 use crate::conversation::turn::ReplyId;
@@ -31,6 +33,15 @@ pub struct Voice {
 }
 
 impl Voice {
+    pub fn of(agent: &AgentProfile, engines: &CallEngines) -> Self {
+        Self {
+            tts: Arc::new(engines.tts.clone()),
+            language: agent.language.clone(),
+            voice: agent.tts.voice.clone(),
+            speed: agent.tts.speed,
+        }
+    }
+
     pub fn request(&self, text: String) -> SpeechRequest {
         SpeechRequest { text, language: self.language.clone(), voice: self.voice.clone(), speed: self.speed }
     }

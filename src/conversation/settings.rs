@@ -96,6 +96,8 @@ settings! {
     silence_goodbye_ms: u64 = 30_000;
     /// Longest call; the agent says goodbye. 0 = no limit.
     max_call_ms: u64 = 30 * 60_000;
+    /// Longest time on hold; then the call ends. 0 = no limit but that of the call.
+    max_hold_ms: u64 = 10 * 60_000;
     /// Longest caller turn; then it is answered as it stands.
     max_turn_ms: u64 = 60_000;
     /// Rounds of tool calls in one turn.

@@ -54,6 +54,9 @@ pub enum Event {
     EndRequested,
     /// What the workflow is about to say and to hear.
     Expect(Expecting),
+    /// The other side holds the call (true) or takes it off hold: while it holds it hears nothing, and what comes from it
+    /// is not the caller.
+    Held(bool),
     /// Finish politely: the server is draining or an operator asks.
     WindDown,
 }
@@ -130,6 +133,10 @@ pub enum Action {
     Pause,
     /// Go on where the caller stopped hearing it.
     Resume,
+    /// The other side holds the call: nothing is played until `Unhold`, everything is kept.
+    Hold,
+    /// It hears again: go on where it stopped hearing.
+    Unhold,
     /// The caller has the floor: drop what is queued, stop the engines, note what was heard.
     Interrupt {
         reply: ReplyId,
@@ -217,6 +224,8 @@ pub struct Turn {
     digits_at: Option<Instant>,
     /// The newest packet's verdict: words that come between packets are weighed at once.
     heard: Heard,
+    /// Since when the other side holds the call.
+    held_since: Option<Instant>,
 }
 
 /// A call that reached its longest time ends this long after the goodbye began, whatever the caller says.
@@ -252,6 +261,7 @@ impl Turn {
             digits: String::new(),
             digits_at: None,
             heard: Heard::default(),
+            held_since: None,
         }
     }
 
@@ -268,6 +278,7 @@ impl Turn {
                 self.caller_quiet_since = Some(now);
                 self.say(now, Phrase::Greeting, actions);
             }
+            Event::Audio(_) if self.held_since.is_some() => self.limits_on_hold(now, actions),
             Event::Audio(heard) => self.on_audio(now, heard, actions),
             Event::Partial { utterance, text } => self.on_partial(now, utterance, text, actions),
             Event::Final { utterance, take, text } => self.on_final(now, utterance, take, text, actions),
@@ -301,6 +312,12 @@ impl Turn {
                 }
             }
             Event::Expect(expecting) => self.expecting = expecting,
+            Event::Held(true) => self.on_held(now, actions),
+            Event::Held(false) => self.on_unheld(now, actions),
+            // Nobody would hear the goodbye.
+            Event::WindDown if self.held_since.is_some() => {
+                actions.push(Action::HangUp(CallEnd::new(Party::System, EndReason::Drained)));
+            }
             Event::WindDown => {
                 self.winding_down = true;
                 if self.floor == Floor::Idle && self.utterance.is_none() {
@@ -658,6 +675,9 @@ impl Turn {
     }
 
     fn on_dtmf(&mut self, now: Instant, digit: char, actions: &mut Vec<Action>) {
+        if self.held_since.is_some() {
+            return;
+        }
         self.quiet_since = None;
         self.caller_quiet_since = None;
         if !matches!(self.floor, Floor::Idle | Floor::Preparing { .. }) {
@@ -703,6 +723,52 @@ impl Turn {
             self.finish_with(now, Phrase::TimeIsUp, CallEnd::new(Party::System, EndReason::Drained), actions);
         } else if !self.prompted || self.caller_quiet_since.is_none() {
             self.caller_quiet_since = Some(now);
+        }
+    }
+
+    /// What the caller had begun to say is lost; what the agent says or is about to say waits.
+    fn on_held(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.held_since.is_some() {
+            return;
+        }
+        self.held_since = Some(now);
+        self.end_utterance(actions);
+        self.floor = match self.floor {
+            Floor::Preparing { reply } => {
+                actions.push(Action::Abandon { reply });
+                Floor::Idle
+            }
+            Floor::Suspected { reply, was_audible: true, since, .. } => Floor::Speaking { reply, since },
+            Floor::Suspected { reply, .. } => Floor::Committed { reply },
+            floor => floor,
+        };
+        self.digits.clear();
+        self.digits_at = None;
+        actions.push(Action::Hold);
+    }
+
+    fn on_unheld(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.held_since.take().is_none() {
+            return;
+        }
+        self.heard = Heard::default();
+        // Both have all their patience again.
+        self.prompted = false;
+        self.quiet_since = Some(now);
+        self.caller_quiet_since = Some(now);
+        if let Floor::Speaking { since, .. } = &mut self.floor {
+            *since = now;
+        }
+        actions.push(Action::Unhold);
+    }
+
+    /// Silence on hold is nobody's fault. A call that is forgotten there ends all the same, without a word.
+    fn limits_on_hold(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let past = |since: Option<Instant>, ms: u64| {
+            ms > 0 && since.is_some_and(|since| now.duration_since(since) >= TurnSettings::ms(ms))
+        };
+        if past(self.held_since, self.settings.max_hold_ms) || past(self.answered, self.settings.max_call_ms) {
+            actions.push(Action::HangUp(CallEnd::new(Party::System, EndReason::TooLong)));
         }
     }
 
@@ -1019,6 +1085,101 @@ mod tests {
         assert_eq!(scene.count(commits), 0);
         scene.silence(200);
         assert_eq!(scene.first(commits), Some(end + 300));
+    }
+
+    fn says(action: &Action) -> bool {
+        matches!(action, Action::Say { .. })
+    }
+
+    #[test]
+    fn a_held_call_is_neither_prompted_nor_hung_up_for_silence_and_has_all_its_patience_afterwards() {
+        let mut scene = Scene::greeted(|_| {});
+        scene.silence(9_000);
+        scene.event(Event::Held(true));
+        scene.event(Event::Held(true));
+        assert_eq!(scene.log.drain(..).map(|(_, action)| action).collect::<Vec<_>>(), [Action::Hold]);
+        scene.silence(120_000);
+        assert_eq!(scene.log, []);
+        scene.event(Event::Held(false));
+        scene.event(Event::Held(false));
+        assert_eq!(scene.log.drain(..).map(|(_, action)| action).collect::<Vec<_>>(), [Action::Unhold]);
+        scene.silence(9_900);
+        assert_eq!(scene.log, []);
+        scene.silence(200);
+        assert_eq!(scene.count(|action| matches!(action, Action::Say { phrase: Phrase::AreYouThere, .. })), 1);
+    }
+
+    #[test]
+    fn what_the_agent_was_saying_waits_for_the_end_of_the_hold_and_music_does_not_interrupt_it() {
+        let mut scene = Scene::agent_speaking(|_| {});
+        scene.event(Event::Held(true));
+        scene.speak(5_000);
+        scene.silence(1_000);
+        scene.event(Event::Dtmf('5'));
+        scene.event(Event::Held(false));
+        assert_eq!(
+            scene.log.drain(..).map(|(_, action)| action).collect::<Vec<_>>(),
+            [Action::Hold, Action::Unhold],
+            "nothing else happens"
+        );
+        // It can be interrupted and finished as ever.
+        scene.speak(200);
+        assert_eq!(scene.count(|action| *action == Action::Pause), 1);
+    }
+
+    #[test]
+    fn a_hold_in_the_midst_of_words_or_of_a_suspicion_leaves_nothing_hanging() {
+        let mut scene = Scene::greeted(|_| {});
+        scene.speak(800);
+        scene.silence(100);
+        scene.words("What time do you open today?");
+        assert_eq!(scene.count(prepares), 1);
+        scene.event(Event::Held(true));
+        assert_eq!(scene.count(|action| matches!(action, Action::Abandon { .. })), 1);
+        assert_eq!(scene.count(|action| matches!(action, Action::EndUtterance { .. })), 1);
+        scene.silence(3_000);
+        assert_eq!(scene.count(commits), 0);
+        scene.event(Event::Held(false));
+        scene.speak(800);
+        scene.silence(100);
+        scene.words("What time do you open today?");
+        scene.silence(400);
+        assert_eq!(scene.count(commits), 1);
+
+        let mut scene = Scene::agent_speaking(|_| {});
+        scene.speak(200);
+        assert_eq!(scene.count(|action| *action == Action::Pause), 1);
+        scene.event(Event::Held(true));
+        scene.silence(3_000);
+        scene.event(Event::Held(false));
+        assert_eq!(scene.count(|action| matches!(action, Action::Resume | Action::Interrupt { .. })), 0);
+        assert_eq!(scene.count(|action| *action == Action::Unhold), 1);
+        scene.event(Event::ReplyFinished { reply: ReplyId(2) });
+        scene.silence(10_100);
+        assert_eq!(scene.count(says), 1);
+    }
+
+    #[test]
+    fn a_call_forgotten_on_hold_ends() {
+        let ends = |action: &Action| {
+            matches!(action, Action::HangUp(CallEnd { by: Party::System, reason: EndReason::TooLong }))
+        };
+        let mut scene = Scene::greeted(|s| s.max_hold_ms = 5_000);
+        scene.event(Event::Held(true));
+        scene.silence(4_900);
+        assert_eq!(scene.count(ends), 0);
+        scene.silence(120);
+        assert!(scene.count(ends) > 0 && scene.count(says) == 0, "without words");
+        let mut scene = Scene::greeted(|s| s.max_hold_ms = 0);
+        scene.event(Event::Held(true));
+        scene.silence(20 * 60_000);
+        assert_eq!(scene.count(ends), 0);
+        scene.silence(11 * 60_000);
+        assert!(scene.count(ends) > 0, "the call's own limit holds");
+        let mut scene = Scene::greeted(|_| {});
+        scene.event(Event::Held(true));
+        scene.event(Event::WindDown);
+        assert_eq!(scene.count(|action| matches!(action, Action::HangUp(_))), 1);
     }
 
     fn asks_again(action: &Action) -> bool {
@@ -1433,12 +1594,13 @@ mod tests {
             1 => reply.prop_map(|reply| Event::ReplyFailed { reply }),
             1 => Just(Event::EndRequested),
             1 => Just(Event::WindDown),
+            1 => any::<bool>().prop_map(Event::Held),
         ]
     }
 
     proptest! {
-        /// Whatever comes in whatever order: pauses alternate with resumes or interruptions, a commit has one prepared
-        /// reply, an abandoned reply is never committed, utterances open and close in turn, takes grow.
+        /// Whatever comes in whatever order: pauses alternate with resumes or interruptions, nobody begins to speak on hold, a
+        /// commit has one prepared reply, an abandoned reply is never committed, utterances open and close in turn, takes grow.
         #[test]
         fn any_order_of_events_keeps_the_rules(events in proptest::collection::vec(any_event(), 0..300)) {
             let mut turn = Turn::new(TurnSettings::default(), "en");
@@ -1450,12 +1612,16 @@ mod tests {
                 turn.on_event(now, event, &mut actions);
             }
             let (mut paused, mut open, mut prepared, mut gone, mut take) = (false, None, None, Vec::new(), 0);
+            let mut held = false;
             for action in actions {
                 match action {
-                    Action::Pause => { prop_assert!(!paused); paused = true; }
+                    Action::Pause => { prop_assert!(!paused && !held); paused = true; }
+                    // A pause that it finds is part of it.
+                    Action::Hold => { prop_assert!(!held); (held, paused) = (true, false); }
+                    Action::Unhold => { prop_assert!(held); held = false; }
                     Action::Resume => { prop_assert!(paused); paused = false; }
                     Action::Interrupt { reply } => { paused = false; gone.push(reply); }
-                    Action::BeginUtterance { utterance } => { prop_assert_eq!(open, None); open = Some(utterance); take = 0; }
+                    Action::BeginUtterance { utterance } => { prop_assert!(open.is_none() && !held); open = Some(utterance); take = 0; }
                     Action::EndUtterance { utterance } => { prop_assert_eq!(open, Some(utterance)); open = None; }
                     Action::Transcribe { utterance, take: next, .. } => {
                         prop_assert_eq!(open, Some(utterance));

@@ -24,7 +24,7 @@ use crate::http::router::AppState;
 use crate::http::tokens::PendingCall;
 use crate::providers;
 use crate::providers::provider::{
-    Decision, Event, Kind, Proof, Provider, Refusal, Webhook, WebhookAnswer, WebhookRequest,
+    CallOutcome, Decision, Event, Kind, Proof, Provider, Refusal, Webhook, WebhookAnswer, WebhookRequest,
 };
 use crate::store::directory::Integration;
 use crate::telephony::CallId;
@@ -266,15 +266,20 @@ async fn decide(
             })
         }
         Event::CallContinues(_) => {
-            let answer = match desk.after(integration, call) {
-                AfterCall::HangUp => speaker.answer(event, &Decision::HangUp),
-                AfterCall::Say { text, language } => {
+            let after = desk.after(integration, call);
+            Ok(("accepted", answer_after(state, speaker, integration, event, call, after)))
+        }
+        Event::TransferOver { outcome, .. } => {
+            let after = desk.after_transfer(integration, call, *outcome == CallOutcome::Answered);
+            Ok(("accepted", answer_after(state, speaker, integration, event, call, after)))
+        }
+        Event::PersonAnswers(_) => {
+            let answer = match desk.briefing(integration, call) {
+                Some((text, language)) => {
+                    info!(integration = %integration.id, "a person is told of the caller");
                     speaker.answer(event, &Decision::Say { text: &text, language: &language })
                 }
-                AfterCall::Transfer { to, from } => {
-                    info!(integration = %integration.id, "the caller is handed to a person");
-                    speaker.answer(event, &Decision::Transfer { to: &to, from: &from })
-                }
+                None => speaker.answer(event, &Decision::Noted),
             };
             Ok(("accepted", answer))
         }
@@ -284,6 +289,33 @@ async fn decide(
             Ok(("accepted", speaker.answer(event, &Decision::Noted)))
         }
     }
+}
+
+/// What a call whose stream is over is answered.
+fn answer_after(
+    state: &AppState,
+    speaker: &dyn Provider,
+    integration: &Integration,
+    event: &Event,
+    call: Option<CallId>,
+    after: AfterCall,
+) -> WebhookAnswer {
+    match after {
+        AfterCall::HangUp => speaker.answer(event, &Decision::HangUp),
+        AfterCall::Say { text, language } => speaker.answer(event, &Decision::Say { text: &text, language: &language }),
+        AfterCall::Transfer { to, from, told } => {
+            info!(integration = %integration.id, told, "the caller is handed to a person");
+            let hook = |route: &str| call.map(|call| hook(state, integration, route, call));
+            let (note_url, over_url) = (hook("person").filter(|_| told), hook("transfer"));
+            let (note_url, over_url) = (note_url.as_deref(), over_url.as_deref());
+            speaker.answer(event, &Decision::Transfer { to: &to, from: &from, note_url, over_url })
+        }
+    }
+}
+
+/// Where the provider asks more about a call.
+fn hook(state: &AppState, integration: &Integration, route: &str, call: CallId) -> String {
+    state.urls.http(&format!("/webhooks/{}/{}/{route}?call={call}", integration.provider, integration.id))
 }
 
 /// Mints the token that lets the call's media websocket in.
@@ -303,15 +335,12 @@ async fn connect(
         return ("refused", speaker.answer(event, &Decision::Busy));
     };
     info!(call_id = %id, provider_call, integration = %integration.id, %from, %to, "call offered");
-    let hook = |route: &str| {
-        state.urls.http(&format!("/webhooks/{}/{}/{route}?call={id}", integration.provider, integration.id))
-    };
     let answer = speaker.answer(
         event,
         &Decision::Talk {
             stream_url: &state.urls.websocket(&format!("/media/twilio/{}", token.as_str())),
-            status_url: &hook("stream"),
-            after_url: &hook("after"),
+            status_url: &hook(state, integration, "stream", id),
+            after_url: &hook(state, integration, "after", id),
             call_id: &id.to_string(),
         },
     );

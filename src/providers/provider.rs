@@ -372,6 +372,13 @@ pub enum Event {
     CallOffered(CallNews),
     /// The media of an answered call is over; what now?
     CallContinues(CallNews),
+    /// A person to whom a call is handed has answered, and is not connected yet: what are they to hear?
+    PersonAnswers(CallNews),
+    /// The person is gone again, or did not come; what now?
+    TransferOver {
+        news: CallNews,
+        outcome: CallOutcome,
+    },
     /// How a call goes on.
     CallProgressed {
         news: CallNews,
@@ -462,10 +469,13 @@ pub enum Decision<'a> {
         text: &'a str,
         language: &'a str,
     },
-    /// Hand the call to a person.
+    /// Hand the call to a person. `note_url`: asked what the person is to hear first. `over_url`: asked what is to be done
+    /// when the person is gone again, or did not come.
     Transfer {
         to: &'a str,
         from: &'a str,
+        note_url: Option<&'a str>,
+        over_url: Option<&'a str>,
     },
     HangUp,
     /// Thanks, noted.

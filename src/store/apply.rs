@@ -598,6 +598,7 @@ pub(super) fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec
         tools,
         knowledge,
         transfer_to,
+        transfer_note,
         detect_machine,
         turn,
     } = old;
@@ -613,6 +614,7 @@ pub(super) fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec
         ("tools", *tools != new.tools),
         ("knowledge", *knowledge != new.knowledge),
         ("transfer_to", *transfer_to != new.transfer_to),
+        ("transfer_note", *transfer_note != new.transfer_note),
         ("detect_machine", *detect_machine != new.detect_machine),
         ("turn", *turn != new.turn),
     ]

@@ -22,6 +22,10 @@ pub enum LegEvent {
     /// Everything sent before this mark has been played to the caller. Marks that a `Clear` overtook are never
     /// reported.
     Played { mark: u64 },
+    /// The other side holds the call, or takes it off hold: while it does, it does not hear us, or we do not hear it.
+    Held(bool),
+    /// Whether keys must be looked for in the sound from here on: both sides have agreed anew. See `Leg::in_band_keys`.
+    InBandKeys(bool),
     /// The leg is over. Nothing follows.
     Ended(CallEnd),
 }
@@ -51,7 +55,7 @@ pub const LEG_COMMAND_QUEUE: usize = 64;
 /// What the call holds. Dropping it hangs up: the transport's task sees the token and says goodbye.
 pub struct Leg {
     pub codec: Codec,
-    /// Look for key tones in the sound: this carrier does not report keys itself.
+    /// Look for key tones in the sound, to begin with: this carrier does not report keys itself.
     pub in_band_keys: bool,
     /// Whether the carrier presses keys for the other side ([`LegCommand::Key`]); else they are made as sound.
     pub presses_keys: bool,

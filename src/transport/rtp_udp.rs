@@ -119,11 +119,18 @@ impl RtpStream {
     }
 
     /// Carries the leg until either side ends it; when this returns, the leg knows and the ports are at rest.
-    pub async fn carry(self, mut side: LegSide) -> RtpCarried {
-        let Self { socket, session, config, control, stats } = self;
+    pub async fn carry(self, side: LegSide) -> RtpCarried {
+        let (carried, stream) = self.carry_leg(side).await;
+        stream.close();
+        carried
+    }
+
+    /// As [`RtpStream::carry`], and gives the stream back: it may carry another leg, as the peer's same stream, or be
+    /// closed.
+    pub async fn carry_leg(self, mut side: LegSide) -> (RtpCarried, Self) {
+        let Self { socket, session, config, mut control, stats } = self;
         let mut carrier = Carrier::new(socket, session, config, stats);
-        let over = carrier.relay(&mut side, control).await;
-        carrier.send_rtcp(Instant::now(), true);
+        let over = carrier.relay(&mut side, &mut control).await;
         let end = match over {
             Over::HungUp => None,
             Over::Ended(end) => Some(end),
@@ -144,7 +151,14 @@ impl RtpStream {
         measure(&carried);
         carrier.stats.send_replace(carried.stats.clone());
         debug!(?carried, "media over");
-        carried
+        let Carrier { socket, session, config, stats, .. } = carrier;
+        (carried, Self { socket, session, config, control, stats })
+    }
+
+    /// Says goodbye by RTCP; the ports are at rest then.
+    pub fn close(self) {
+        let Self { socket, session, config, stats, .. } = self;
+        Carrier::new(socket, session, config, stats).send_rtcp(Instant::now(), true);
     }
 }
 
@@ -219,6 +233,9 @@ struct Carrier {
     stats: watch::Sender<RtpStats>,
     /// Keys that the call has not taken yet.
     keys: VecDeque<char>,
+    /// What the call was told last: whether it is held, and whether keys are in the sound.
+    told_held: bool,
+    told_in_band: bool,
     events: Vec<RtpEvent>,
     payload: Vec<u8>,
     datagram: Vec<u8>,
@@ -231,6 +248,7 @@ impl Carrier {
         let now = Instant::now();
         let plan = session.plan();
         let (key, pause) = (Duration::from_millis(config.key_ms), Duration::from_millis(config.key_pause_ms));
+        let told_in_band = plan.keys.is_none();
         Self {
             latch: Latch::new(config.symmetric, plan.remote),
             outgoing: Outgoing::new(plan, key, pause),
@@ -247,6 +265,8 @@ impl Carrier {
             stats_at: now + STATS_EVERY,
             stats,
             keys: VecDeque::with_capacity(MAX_KEYS),
+            told_held: false,
+            told_in_band,
             events: Vec::with_capacity(8),
             payload: Vec::with_capacity(MAX_DATAGRAM),
             datagram: Vec::with_capacity(MAX_DATAGRAM),
@@ -255,7 +275,7 @@ impl Carrier {
         }
     }
 
-    async fn relay(&mut self, side: &mut LegSide, mut control: mpsc::Receiver<RtpControl>) -> Over {
+    async fn relay(&mut self, side: &mut LegSide, control: &mut mpsc::Receiver<RtpControl>) -> Over {
         let (mut rtp, mut rtcp) = ([0; MAX_DATAGRAM], [0; MAX_DATAGRAM]);
         let (mut control_open, mut commands_open) = (true, true);
         loop {
@@ -399,10 +419,29 @@ impl Carrier {
         Ok(())
     }
 
+    /// What a later agreement has changed for the call; told again where its queue was full.
+    fn tell_changes(&mut self, side: &LegSide) -> Result<(), Over> {
+        let plan = self.session.plan();
+        let (held, in_band) = (plan.is_held(), plan.keys.is_none());
+        let tell = |event: LegEvent| match side.events.try_send(event) {
+            Ok(()) => Ok(true),
+            Err(TrySendError::Full(_)) => Ok(false),
+            Err(TrySendError::Closed(_)) => Err(Over::HungUp),
+        };
+        if held != self.told_held && tell(LegEvent::Held(held))? {
+            self.told_held = held;
+        }
+        if in_band != self.told_in_band && tell(LegEvent::InBandKeys(in_band))? {
+            self.told_in_band = in_band;
+        }
+        Ok(())
+    }
+
     /// Whatever is due by now.
     fn on_clock(&mut self, side: &LegSide) -> Result<(), Over> {
         let now = Instant::now();
         let at = now.into_std();
+        self.tell_changes(side)?;
         while let Some(mark) = self.outgoing.heard(at) {
             match side.events.try_send(LegEvent::Played { mark }) {
                 Ok(()) => {}

@@ -142,7 +142,7 @@ enum Command {
     TakeCalls(bool),
     NetworkChanged,
     Call(CallRef, CallCommand),
-    ReferToCall(CallRef, CallRef),
+    ReferToCall(CallRef, CallRef, Option<String>),
     Dial(Box<Dial>, oneshot::Sender<Result<SipCall, DialError>>),
     DialAccount(Box<AccountDial>, oneshot::Sender<Result<SipCall, DialError>>),
     Ladder(CallRef, oneshot::Sender<Vec<Rung>>),
@@ -251,9 +251,10 @@ impl SipCall {
         self.commands.send(Command::Call(self.id, command)).await.map_err(|_| SipStopped)
     }
 
-    /// Asks this call's peer to take our place in `other`: an attended transfer.
-    pub async fn refer_to_call(&self, other: CallRef) -> Result<(), SipStopped> {
-        self.commands.send(Command::ReferToCall(self.id, other)).await.map_err(|_| SipStopped)
+    /// Asks this call's peer to take our place in `other`: an attended transfer. `to` names the other side to whoever is
+    /// between them; `None`: by its own Contact.
+    pub async fn refer_to_call(&self, other: CallRef, to: Option<String>) -> Result<(), SipStopped> {
+        self.commands.send(Command::ReferToCall(self.id, other, to)).await.map_err(|_| SipStopped)
     }
 
     /// Ends it; cannot fail or wait.
@@ -637,7 +638,7 @@ impl Task {
                     self.metrics.answer.record(offered.elapsed());
                 }
             }
-            Command::ReferToCall(call, other) => self.endpoint.refer_to_call(now, call, other),
+            Command::ReferToCall(call, other, to) => self.endpoint.refer_to_call(now, call, other, to),
             Command::Dial(dial, reply) => {
                 let dialled = self.endpoint.dial(now, *dial).map(|id| self.own(id, None));
                 self.hand_over(dialled, reply);

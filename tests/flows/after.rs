@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use offhook::load::fixture::Ender;
-use offhook::mock::twilio::MockTwilioConfig;
+use offhook::mock::twilio::{Callee, MockTwilioConfig};
 use offhook::speech::scripted::{Answer, ScriptedModel, ScriptedSynthesizer, Spoken};
 use serde_json::{Value, json};
 
@@ -14,6 +14,8 @@ use crate::whole::{Company, LINE, OnTwilio, PERSON, Whole, account, caller, fron
 crate::on_every_store! {
     engines_that_fail_are_excused_in_twilios_own_voice
     a_caller_who_asks_for_a_person_is_connected_to_one
+    a_person_is_told_of_the_caller_first
+    a_caller_is_told_that_nobody_answers
     a_call_that_the_agent_ends_is_hung_up
 }
 
@@ -58,6 +60,50 @@ async fn a_caller_who_asks_for_a_person_is_connected_to_one(base: Base) {
     assert_eq!((over.status.as_str(), &over.dialled[..], over.said.len()), ("completed", &[PERSON.to_owned()][..], 0));
     let person = calls.iter().find(|call| call.parent.is_some()).expect("the person's");
     assert_eq!((person.from.as_str(), person.to.as_str(), person.status.as_str()), (LINE, PERSON, "completed"));
+    whole.stop().await;
+}
+
+/// A model that hands its caller over, and an agent that tells the person in Ukrainian.
+async fn handing_over(base: Base) -> (Whole, Value) {
+    let steps = [
+        tool("remember", json!({ "key": "ім'я", "value": "Іван" })),
+        tool("handover", json!({ "reason": "рахунок" })),
+        Answer::Text("Одну хвилину.".into()),
+    ];
+    let cast = Cast { llm: Arc::new(ScriptedModel::with_steps(quick(), steps)), ..Cast::new(quick()) };
+    let whole = Whole::start(base, cast, |config| config.turn.max_speculations = 0).await;
+    let mut agent = front_desk();
+    agent["transfer_to"] = json!(PERSON);
+    agent["transfer_note"] = json!("spoken");
+    agent["language"] = json!("uk");
+    (whole, agent)
+}
+
+async fn a_person_is_told_of_the_caller_first(base: Base) {
+    let (whole, agent) = handing_over(base).await;
+    let (acme, record) = call(&whole, agent).await;
+    assert_eq!((&record["handover"], &record["remembered"]["ім'я"]), (&json!("рахунок"), &json!("Іван")), "{record}");
+    let calls = acme.mock.calls();
+    let person = calls.iter().find(|call| call.parent.is_some()).expect("the person's");
+    let told = "Вам дзвінок: 380 501 234 567. Причина: рахунок. Записано: ім'я: Іван. З'єдную.";
+    assert_eq!((&person.said[..], person.status.as_str()), (&[told.to_owned()][..], "completed"), "{person:?}");
+    let over = calls.iter().find(|call| call.parent.is_none()).expect("the caller's");
+    assert_eq!((over.status.as_str(), over.said.len(), &over.errors[..]), ("completed", 0, &[][..]), "{over:?}");
+    whole.stop().await;
+}
+
+async fn a_caller_is_told_that_nobody_answers(base: Base) {
+    let (whole, agent) = handing_over(base).await;
+    let callees = [(PERSON.to_owned(), Callee::Busy)].into();
+    let config = MockTwilioConfig { caller: Some(caller(Ender::Agent)), callees, ..account() };
+    let acme = OnTwilio::set_up(&whole, config, json!({}), agent).await;
+    let record = acme.rung().await;
+    assert_eq!(record["handover"], "рахунок", "{record}");
+    let calls = acme.mock.calls();
+    let person = calls.iter().find(|call| call.parent.is_some()).expect("the person's");
+    assert_eq!((person.status.as_str(), person.said.len()), ("busy", 0), "{person:?}");
+    let over = calls.iter().find(|call| call.parent.is_none()).expect("the caller's");
+    assert!(over.said.len() == 1 && over.said[0].starts_with("На жаль, зараз ніхто"), "{over:?}");
     whole.stop().await;
 }
 

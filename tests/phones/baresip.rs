@@ -37,11 +37,16 @@ pub struct Set<'a> {
 impl Baresip {
     /// `None`: it is not installed.
     pub async fn start(set: Set<'_>) -> Option<Self> {
+        Self::start_at(set, free_port()).await
+    }
+
+    /// On this UDP port of loopback.
+    pub async fn start_at(set: Set<'_>, sip: u16) -> Option<Self> {
         if !crate::installed("baresip") {
             return None;
         }
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let (sip, control) = (free_port(), free_tcp_port());
+        let control = free_tcp_port();
         let addr = SocketAddr::from(([127, 0, 0, 1], sip));
         let mouth = dir.path().join("mouth.wav");
         let mut sound = set.says.to_vec();
@@ -101,6 +106,14 @@ impl Baresip {
         self.order("dial", uri).await;
     }
 
+    pub async fn hold(&mut self) {
+        self.order("hold", "").await;
+    }
+
+    pub async fn resume(&mut self) {
+        self.order("resume", "").await;
+    }
+
     pub async fn hang_up(&mut self) {
         self.order("hangup", "").await;
     }
@@ -150,7 +163,21 @@ impl Baresip {
         self.heard()
     }
 
-    fn heard(&self) -> Vec<i16> {
+    /// Length of the files of what it has heard so far, one for each call, in bytes.
+    pub fn heard_bytes(&self) -> Vec<u64> {
+        let lengths = self.ears().into_iter().filter_map(|file| Some(fs::metadata(file).ok()?.len()));
+        lengths.collect()
+    }
+
+    /// Ends the process; what it has heard on each of its calls, 8 kHz.
+    pub async fn stop_all(mut self) -> Vec<Vec<i16>> {
+        self.order("quit", "").await;
+        let _ = timeout(Duration::from_secs(5), self.child.wait()).await;
+        self.ears().into_iter().map(|file| wav::read(&file).expect("a sound file").samples).collect()
+    }
+
+    /// In the order of the calls: their names hold the time.
+    fn ears(&self) -> Vec<PathBuf> {
         let is_ear = |path: &PathBuf| {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             name.starts_with("dump") && name.ends_with("-dec.wav")
@@ -158,6 +185,11 @@ impl Baresip {
         let files = fs::read_dir(self.dir.path()).expect("its folder");
         let mut files: Vec<PathBuf> = files.filter_map(|file| Some(file.ok()?.path())).filter(is_ear).collect();
         files.sort();
+        files
+    }
+
+    fn heard(&self) -> Vec<i16> {
+        let files = self.ears();
         let Some(file) = files.first() else { panic!("baresip wrote no sound: {}", self.log()) };
         wav::read(file).expect("a sound file").samples
     }

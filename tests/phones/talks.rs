@@ -12,7 +12,7 @@ use crate::on_loopback;
 use crate::stores::Base;
 use crate::whole::{Company, Whole, front_desk, id, text, until};
 
-const LINE: &str = "+380441234567";
+pub const LINE: &str = "+380441234567";
 
 /// A company with a trunk on loopback.
 pub async fn trunk(whole: &Whole, agent: serde_json::Value) -> Company {
@@ -29,7 +29,7 @@ pub async fn line_uri(whole: &Whole) -> String {
     format!("sip:{LINE}@{}", addrs.udp.expect("UDP"))
 }
 
-fn after_silence(silence_ms: usize, voice: Vec<i16>) -> Vec<i16> {
+pub fn after_silence(silence_ms: usize, voice: Vec<i16>) -> Vec<i16> {
     let mut says = vec![0; silence_ms * 8];
     says.extend(voice);
     says

@@ -174,7 +174,11 @@ impl Inner {
                 }
                 Ok(())
             }
-            Event::CallOffered(_) | Event::CallContinues(_) | Event::Ignored { .. } => Ok(()),
+            Event::CallOffered(_)
+            | Event::CallContinues(_)
+            | Event::PersonAnswers(_)
+            | Event::TransferOver { .. }
+            | Event::Ignored { .. } => Ok(()),
         }
     }
 

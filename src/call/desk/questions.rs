@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{Desk, MAX_DIALLED};
 use crate::agent::phrases::Phrases;
+use crate::agent::profile::TransferNote;
 use crate::call::registry::{CallSetup, Refused};
 use crate::providers;
 use crate::providers::provider::{CallNews, CallState};
@@ -29,8 +30,16 @@ pub enum Offer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AfterCall {
     HangUp,
-    Say { text: String, language: String },
-    Transfer { to: String, from: String },
+    Say {
+        text: String,
+        language: String,
+    },
+    /// `told`: the person is to hear a summary first.
+    Transfer {
+        to: String,
+        from: String,
+        told: bool,
+    },
 }
 
 impl Desk {
@@ -115,8 +124,9 @@ impl Desk {
         if over.integration != integration.id {
             return AfterCall::HangUp;
         }
-        if over.handover && !over.agent.transfer_to.is_empty() {
-            return AfterCall::Transfer { to: over.agent.transfer_to.clone(), from: over.line };
+        if over.handover.is_some() && !over.agent.transfer_to.is_empty() {
+            let told = over.agent.transfer_note == TransferNote::Spoken;
+            return AfterCall::Transfer { to: over.agent.transfer_to.clone(), from: over.line, told };
         }
         match over.end.reason {
             EndReason::EngineFailed | EndReason::Panicked | EndReason::Drained => AfterCall::Say {
@@ -124,6 +134,25 @@ impl Desk {
                 language: over.agent.language.clone(),
             },
             _ => AfterCall::HangUp,
+        }
+    }
+
+    /// What a person hears before a caller is connected: text and language. `None`: nothing.
+    pub fn briefing(&self, integration: &Integration, call: Option<CallId>) -> Option<(String, String)> {
+        let over = self.inner.calls.over(call?).filter(|over| over.integration == integration.id)?;
+        let told = over.agent.transfer_note == TransferNote::Spoken;
+        Some((over.handover.filter(|_| told)?, over.agent.language.clone()))
+    }
+
+    /// What is to be done with a caller whom the person did not answer.
+    pub fn after_transfer(&self, integration: &Integration, call: Option<CallId>, answered: bool) -> AfterCall {
+        let over = call.and_then(|call| self.inner.calls.over(call));
+        match over.filter(|over| over.integration == integration.id && !answered) {
+            Some(over) => AfterCall::Say {
+                text: Phrases::of(&over.agent.language).nobody_free.to_owned(),
+                language: over.agent.language.clone(),
+            },
+            None => AfterCall::HangUp,
         }
     }
 }

@@ -1,10 +1,11 @@
-//! One SIP call from its first agreement to its end: signalling and media side by side, each told when the other is over,
-//! offers on the way answered, and the caller handed over by REFER where the agent has promised a person.
+//! The two sides of one SIP call, signalling and media, from their first agreement to their end: each is told when the
+//! other is over, and offers on the way are answered. What the leg hears is an actor's or an announcer's.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
@@ -16,14 +17,14 @@ use crate::protocol::rtp::stats::RtpStats;
 use crate::protocol::sip::call::{CallCommand, CallEvent, Cause, Ended, Side};
 use crate::protocol::sip::core::CallRef;
 use crate::telephony::{CallEnd, EndReason, Party};
-use crate::transport::leg::LegEvent;
-use crate::transport::rtp_udp::{RtpCarried, RtpHandle};
+use crate::transport::leg::{Leg, LegEvent};
+use crate::transport::rtp_udp::{RtpCarried, RtpHandle, RtpStream};
 use crate::transport::sip::SipCall;
 
-/// How long a transfer may take before we hang up all the same.
-const TRANSFER_LIMIT: Duration = Duration::from_secs(60);
 /// What is left to say when media is over: a BYE and its answer.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(40);
+/// A leg that nobody holds any more is put down within this.
+const LEG_LIMIT: Duration = Duration::from_secs(6);
 
 /// Why a call that was agreed on did not begin.
 #[derive(Debug, thiserror::Error)]
@@ -38,40 +39,76 @@ pub(super) enum TalkError {
 pub(super) struct Talk {
     sip: SipCall,
     media: Media,
-    carried: JoinHandle<RtpCarried>,
-    keys: tokio::sync::mpsc::Sender<LegEvent>,
+    sound: Sound,
+    stats: RtpStats,
+    /// The leg's queue, for keys that come by signalling.
+    keys: Option<mpsc::Sender<LegEvent>>,
     /// An offer of ours that waits for its answer.
     asked: bool,
+    /// Its last word has not been said.
+    signalled: bool,
 }
 
-/// How a call went, for its record.
-pub(super) struct Went {
-    pub stats: RtpStats,
-    /// What became of the transfer, if there was one: the last status of it.
-    pub transfer: Option<u16>,
+enum Sound {
+    /// Nobody talks on it.
+    Idle(Box<RtpStream>),
+    /// A leg is carried.
+    Carried(JoinHandle<(RtpCarried, RtpStream)>),
+    Over,
+}
+
+/// What happened on a call.
+pub(super) enum Step {
+    /// To be given to [`Talk::on_event`] by whoever has no use for it.
+    Told(CallEvent),
+    /// Signalling is over, so the call is.
+    Gone(Ended),
+    /// The leg is over; the call may not be.
+    Silent,
 }
 
 impl Talk {
+    /// A call on the stream of this plan, which nobody talks on yet.
+    pub(super) fn agreed(sip: SipCall, mut media: Media, plan: MediaPlan) -> Result<Self, (SipCall, MediaError)> {
+        let stream = match media.stream(plan) {
+            Ok(Some(stream)) => stream,
+            Ok(None) => unreachable!("the first agreement of a call makes its stream"),
+            Err(error) => return Err((sip, error)),
+        };
+        let sound = Sound::Idle(Box::new(stream));
+        Ok(Self { sip, media, sound, stats: RtpStats::default(), keys: None, asked: false, signalled: true })
+    }
+
     /// Starts the call's actor on the stream of this plan.
     pub(super) fn begin(
         calls: &Calls,
         setup: CallSetup,
         sip: SipCall,
-        mut media: Media,
+        media: Media,
         plan: MediaPlan,
     ) -> Result<Self, (SipCall, TalkError)> {
-        let stream = match media.stream(plan) {
-            Ok(Some(stream)) => stream,
-            Ok(None) => unreachable!("the first agreement of a call makes its stream"),
-            Err(error) => return Err((sip, error.into())),
-        };
-        let (leg, side) = stream.leg();
-        let keys = side.events.clone();
-        if let Err(refused) = calls.start(setup, leg) {
-            return Err((sip, refused.into()));
+        let mut talk = Self::agreed(sip, media, plan).map_err(|(sip, error)| (sip, error.into()))?;
+        let Some(leg) = talk.lend() else { unreachable!("nobody has talked on the stream") };
+        match calls.start(setup, leg) {
+            Ok(_) => Ok(talk),
+            Err(refused) => Err((talk.sip, refused.into())),
         }
-        let carried = tokio::spawn(stream.carry(side));
-        Ok(Self { sip, media, carried, keys, asked: false })
+    }
+
+    /// A leg to talk on. `None`: somebody does, or media is over.
+    pub(super) fn lend(&mut self) -> Option<Leg> {
+        match std::mem::replace(&mut self.sound, Sound::Over) {
+            Sound::Idle(stream) => {
+                let (leg, side) = stream.leg();
+                self.keys = Some(side.events.clone());
+                self.sound = Sound::Carried(tokio::spawn(stream.carry_leg(side)));
+                Some(leg)
+            }
+            other => {
+                self.sound = other;
+                None
+            }
+        }
     }
 
     pub(super) fn stream(&self) -> Option<RtpHandle> {
@@ -86,64 +123,101 @@ impl Talk {
         self.sip.id
     }
 
-    pub(super) async fn command(&self, command: CallCommand) {
+    /// Whether the other side is still there.
+    pub(super) fn is_signalled(&self) -> bool {
+        self.signalled
+    }
+
+    pub(super) async fn command(&mut self, command: CallCommand) {
         // A task that has stopped has hung up already.
         let _ = self.sip.command(command).await;
     }
 
-    /// Runs until both sides are over. `transfer_to`: whom the caller is handed to when our side has hung up, asked then.
-    pub(super) async fn run(mut self, transfer_to: impl FnOnce() -> Option<String>) -> (SipCall, Went) {
-        let mut signalling = true;
-        let carried = loop {
-            tokio::select! {
-                biased;
-                event = self.sip.recv(), if signalling => match event {
-                    Some(CallEvent::Ended(ended)) => {
-                        signalling = false;
-                        self.end_media(end_of(&ended)).await;
-                    }
-                    Some(event) => self.on_event(event).await,
-                    None => {
-                        signalling = false;
-                        self.end_media(CallEnd::new(Party::System, EndReason::ConnectionLost)).await;
-                    }
-                },
-                carried = &mut self.carried => break carried,
-            }
-        };
-        let stats = match carried {
-            Ok(carried) => carried.stats,
-            Err(error) => {
-                warn!(%error, "the media task of a call failed");
-                RtpStats::default()
-            }
-        };
-        let mut transfer = None;
-        if signalling {
-            if let Some(to) = transfer_to() {
-                transfer = Some(self.hand_over(to).await);
-            }
-            self.command(CallCommand::HangUp).await;
-            // The last word of signalling; whoever does not say it in time is left to the transactions.
-            let _ = timeout(GOODBYE_LIMIT, async {
-                while let Some(event) = self.sip.recv().await {
-                    if matches!(event, CallEvent::Ended(_)) {
-                        break;
-                    }
-                }
-            })
-            .await;
+    /// Asks the other side to call `to`, or to take our place in `other`, which `to` names.
+    pub(super) async fn refer(&mut self, to: &str, other: Option<CallRef>) {
+        match other {
+            None => self.command(CallCommand::Refer { to: to.to_owned(), replaces: None }).await,
+            Some(other) => drop(self.sip.refer_to_call(other, Some(to.to_owned())).await),
         }
-        (self.sip, Went { stats, transfer })
     }
 
-    async fn end_media(&self, end: CallEnd) {
+    /// The next thing that happens; pends for ever when nothing can. Cancel-safe.
+    pub(super) async fn step(&mut self) -> Step {
+        let Self { sip, sound, signalled, stats, keys, .. } = self;
+        let carried = async {
+            match sound {
+                Sound::Carried(task) => task.await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            event = sip.recv(), if *signalled => match event {
+                Some(CallEvent::Ended(ended)) => {
+                    *signalled = false;
+                    Step::Gone(ended)
+                }
+                Some(event) => Step::Told(event),
+                None => {
+                    *signalled = false;
+                    Step::Gone(Ended { by: Side::Nobody, cause: Cause::Lost, status: None, text: String::new() })
+                }
+            },
+            carried = carried => {
+                *keys = None;
+                *sound = match carried {
+                    Ok((carried, stream)) => {
+                        *stats = carried.stats;
+                        Sound::Idle(Box::new(stream))
+                    }
+                    Err(error) => {
+                        warn!(%error, "the media task of a call failed");
+                        Sound::Over
+                    }
+                };
+                Step::Silent
+            }
+        }
+    }
+
+    /// Until the leg is over, by whichever side.
+    pub(super) async fn run(&mut self) {
+        loop {
+            match self.step().await {
+                Step::Told(event) => self.on_event(event).await,
+                Step::Gone(ended) => self.end_media(end_of(&ended)).await,
+                Step::Silent => return,
+            }
+        }
+    }
+
+    /// Puts the leg down and hangs up, unless the other side did. Gives the call, for its messages, and what was carried.
+    pub(super) async fn finish(mut self) -> (SipCall, RtpStats) {
+        if let Sound::Carried(_) = self.sound {
+            self.end_media(CallEnd::new(Party::System, EndReason::HungUp)).await;
+            let put_down = timeout(LEG_LIMIT, async { while !matches!(self.step().await, Step::Silent) {} });
+            if put_down.await.is_err() {
+                warn!("the media of a call did not end");
+            }
+        }
+        if let Sound::Idle(stream) = std::mem::replace(&mut self.sound, Sound::Over) {
+            stream.close();
+        }
+        if self.signalled {
+            self.command(CallCommand::HangUp).await;
+            // The last word of signalling; whoever does not say it in time is left to the transactions.
+            let _ = timeout(GOODBYE_LIMIT, async { while !matches!(self.step().await, Step::Gone(_)) {} }).await;
+        }
+        (self.sip, self.stats)
+    }
+
+    async fn end_media(&mut self, end: CallEnd) {
         if let Some(handle) = self.media.handle() {
             handle.end(end).await;
         }
     }
 
-    async fn on_event(&mut self, event: CallEvent) {
+    pub(super) async fn on_event(&mut self, event: CallEvent) {
         match event {
             CallEvent::Offer { offer } => match self.media.answer(&offer) {
                 Ok((body, plan)) => {
@@ -165,7 +239,7 @@ impl Talk {
             }
             // By INFO; a key of the sound or of RFC 4733 comes over the leg.
             CallEvent::Dtmf { digit, .. } => {
-                if self.keys.try_send(LegEvent::Dtmf(digit)).is_err() {
+                if self.keys.as_ref().is_none_or(|keys| keys.try_send(LegEvent::Dtmf(digit)).is_err()) {
                     debug!("a key was lost: the call does not keep up");
                 }
             }
@@ -192,38 +266,10 @@ impl Talk {
         }
     }
 
-    async fn adopt(&self, plan: MediaPlan) {
+    async fn adopt(&mut self, plan: MediaPlan) {
         if let Some(handle) = self.media.handle() {
             handle.adopt(plan).await;
         }
-    }
-
-    /// Asks the peer to call `to` in our place. Gives the last status that it told: 200 where somebody answered.
-    async fn hand_over(&mut self, to: String) -> u16 {
-        info!("the caller is handed to a person");
-        self.command(CallCommand::Refer { to, replaces: None }).await;
-        let told = timeout(TRANSFER_LIMIT, async {
-            let mut last = 0;
-            while let Some(event) = self.sip.recv().await {
-                match event {
-                    CallEvent::Transfer { status, done } => {
-                        last = status;
-                        if done || status >= 200 {
-                            return last;
-                        }
-                    }
-                    // The peer hung up by itself once the other side had answered.
-                    CallEvent::Ended(_) => return last,
-                    _ => {}
-                }
-            }
-            last
-        });
-        let status = told.await.unwrap_or(408);
-        if !(200..300).contains(&status) {
-            warn!(status, "the caller could not be handed over");
-        }
-        status
     }
 }
 

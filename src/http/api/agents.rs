@@ -116,6 +116,8 @@ pub(super) struct NewAgent {
     knowledge: Option<Vec<String>>,
     /// Who gets a caller that asks for a person.
     transfer_to: Option<String>,
+    /// What that person hears first.
+    transfer_note: Option<crate::agent::profile::TransferNote>,
     detect_machine: Option<bool>,
     #[schema(value_type = Option<Object>)]
     turn: Option<Value>,

@@ -397,7 +397,12 @@ impl Line {
                 Callee::Answers | Callee::Machine => {
                     let began = Instant::now();
                     self.shared.change_call(&child_sid, |call| call.status = "in-progress".into());
-                    flow = self.pause(self.shared.config.dial_talk).await;
+                    if let Some(address) = nouns.first().and_then(|noun| noun.attribute("url")) {
+                        flow = self.tell_person(&child_sid, &shown, &to, address).await;
+                    }
+                    if flow.is_none() {
+                        flow = self.pause(self.shared.config.dial_talk).await;
+                    }
                     talked = began.elapsed().as_secs();
                     "completed"
                 }
@@ -430,6 +435,41 @@ impl Line {
             }
             (None, None) => Flow::Next,
         }
+    }
+
+    /// What a dialled person hears before being connected: `<Say>` alone is obeyed here.
+    async fn tell_person(&mut self, child: &str, shown: &str, to: &str, address: &str) -> Option<Flow> {
+        let address = self.absolute(address);
+        let fields = api::pairs(&[
+            ("AccountSid", &self.shared.config.account_sid),
+            ("ApiVersion", "2010-04-01"),
+            ("CallSid", child),
+            ("CallStatus", "in-progress"),
+            ("Direction", "outbound-dial"),
+            ("From", shown),
+            ("ParentCallSid", &self.sid),
+            ("To", to),
+        ]);
+        let answered = match self.shared.webhook(&address, &fields).await {
+            Ok(answered) => answered,
+            Err(failed) => {
+                self.note(failed.0);
+                return None;
+            }
+        };
+        let Ok(document) = twiml::parse(&answered.body) else {
+            self.note(12100);
+            return None;
+        };
+        for verb in document.children.iter().filter(|verb| verb.name == "Say") {
+            let text = verb.text.clone();
+            let time = self.shared.config.say_char * text.chars().count().min(10_000) as u32;
+            self.shared.change_call(child, |call| call.said.push(text));
+            if let Some(flow) = self.pause(time).await {
+                return Some(flow);
+            }
+        }
+        None
     }
 
     /// Lets time pass; a command cuts it short.

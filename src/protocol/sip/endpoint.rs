@@ -369,14 +369,14 @@ impl Endpoint {
         self.flush(now);
     }
 
-    /// For an attended transfer: asks the peer of `call` to take the place of us in `other`.
-    pub fn refer_to_call(&mut self, now: Instant, call: CallRef, other: CallRef) {
-        let Some((to, replaces)) =
-            self.calls.get(&other).and_then(|other| Some((other.remote_target()?, other.replaces_header()?)))
-        else {
-            return;
-        };
-        // The call that is to be taken over is named by its own remote target, less what is ours alone.
+    /// For an attended transfer: asks the peer of `call` to take the place of us in `other`. `to`: the address under which
+    /// the proxy between them knows the other side; `None`: that side's own Contact, for peers that reach it straight.
+    pub fn refer_to_call(&mut self, now: Instant, call: CallRef, other: CallRef, to: Option<String>) {
+        let named = self.calls.get(&other).and_then(|other| {
+            let to = to.or_else(|| other.remote_target())?;
+            Some((to, other.replaces_header()?))
+        });
+        let Some((to, replaces)) = named else { return };
         self.on_command(now, call, CallCommand::Refer { to, replaces: Some(replaces) });
     }
 

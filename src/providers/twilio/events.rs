@@ -36,6 +36,10 @@ enum Route {
     Voice,
     /// The stream is over: what to do with the rest of the call.
     After,
+    /// A person to whom a call is handed has answered: what to tell them first.
+    Person,
+    /// The person is gone again, or did not come: what to do with the caller.
+    Transfer,
     /// How a call or a message of ours goes on; the result of machine detection.
     Status,
     /// A message for us.
@@ -51,6 +55,8 @@ impl Route {
         Some(match name {
             "voice" => Route::Voice,
             "after" => Route::After,
+            "person" => Route::Person,
+            "transfer" => Route::Transfer,
             "status" => Route::Status,
             "sms" => Route::Sms,
             "stream" => Route::Stream,
@@ -93,6 +99,8 @@ pub(super) fn read(
     match route {
         Route::Voice => voice(&fields),
         Route::After => after(&fields),
+        Route::Person => Ok(Webhook { event: Event::PersonAnswers(fields.call()?), once: None }),
+        Route::Transfer => transfer(&fields),
         Route::Status | Route::Amd if fields.has("MessageSid") => message_status(&fields),
         Route::Status | Route::Amd => call_status(&fields),
         Route::Sms if fields.has("MessageStatus") => message_status(&fields),
@@ -239,6 +247,18 @@ fn after(fields: &Fields) -> Result<Webhook, Refusal> {
     Ok(Webhook { event, once: None })
 }
 
+/// Asked on the caller's call, with what became of the person's.
+fn transfer(fields: &Fields) -> Result<Webhook, Refusal> {
+    let news = fields.call()?;
+    let outcome = ended(fields.word("DialCallStatus")?, None);
+    let event = match (fields.word("CallStatus")?, outcome) {
+        (status, _) if ended(status, None).is_some() => Event::Ignored { what: format!("rest of a {status} call") },
+        // `answered` of a `<Dial>` that connected somebody is no last status: the person hung up.
+        (_, outcome) => Event::TransferOver { news, outcome: outcome.unwrap_or(CallOutcome::Answered) },
+    };
+    Ok(Webhook { event, once: None })
+}
+
 fn call_status(fields: &Fields) -> Result<Webhook, Refusal> {
     let news = fields.call()?;
     let status = fields.word("CallStatus")?.to_owned();
@@ -330,7 +350,12 @@ fn stream(fields: &Fields) -> Result<Webhook, Refusal> {
 pub(super) fn answer(event: &Event, decision: &Decision<'_>) -> WebhookAnswer {
     let body = match event {
         Event::CallOffered(_) => call_twiml(decision, true),
-        Event::CallContinues(_) => call_twiml(decision, false),
+        Event::CallContinues(_) | Event::TransferOver { .. } => call_twiml(decision, false),
+        // Nothing said: the two are connected.
+        Event::PersonAnswers(_) => match decision {
+            Decision::Say { text, language } if !text.is_empty() => twiml::say(text, spoken(language)),
+            _ => twiml::nothing(),
+        },
         Event::MessageReceived(_) => match decision {
             Decision::Say { text, .. } if !text.is_empty() => {
                 twiml::message(text.char_indices().nth(MAX_REPLY_CHARS).map_or(*text, |(end, _)| &text[..end]))
@@ -357,8 +382,8 @@ fn call_twiml(decision: &Decision<'_>, unanswered: bool) -> String {
                 // Our ids are UUIDs; a caller with something longer gets no stream that could not be matched.
                 .map_or_else(|_| twiml::hangup(), |twiml| twiml.to_xml())
         }
-        Decision::Route { to } => twiml::dial(to, ""),
-        Decision::Transfer { to, from } => twiml::dial(to, from),
+        Decision::Route { to } => twiml::dial(to, "", None, None),
+        Decision::Transfer { to, from, note_url, over_url } => twiml::dial(to, from, note_url, over_url),
         Decision::NotInService => twiml::say_and_hangup(NOT_IN_SERVICE, "en-US"),
         Decision::Busy if unanswered => twiml::reject_busy(),
         Decision::Say { text, language } if !text.is_empty() => twiml::say_and_hangup(text, spoken(language)),
@@ -545,6 +570,32 @@ mod tests {
         let (event, once) = event("after", &with(offered(), &[("CallStatus", "in-progress")]));
         assert!(matches!(event, Event::CallContinues(_)));
         assert_eq!(once, None);
+    }
+
+    #[test]
+    fn a_person_who_answers_and_one_who_does_not_are_asked_about() {
+        let child = with(offered(), &[("CallStatus", "in-progress"), ("Direction", "outbound-dial")]);
+        assert!(matches!(event("person", &child), (Event::PersonAnswers(_), None)));
+        let over = |call: &'static str, dialled: &'static str| {
+            event("transfer", &with(offered(), &[("CallStatus", call), ("DialCallStatus", dialled)])).0
+        };
+        for (dialled, expected) in [
+            ("busy", CallOutcome::Busy),
+            ("no-answer", CallOutcome::NoAnswer),
+            ("failed", CallOutcome::Failed),
+            ("completed", CallOutcome::Answered),
+            ("answered", CallOutcome::Answered),
+        ] {
+            let event = over("in-progress", dialled);
+            assert!(matches!(event, Event::TransferOver { outcome, .. } if outcome == expected), "{event:?}");
+        }
+        assert!(matches!(over("completed", "canceled"), Event::Ignored { .. }), "the caller is gone");
+        let asked = Event::PersonAnswers(CallNews::default());
+        let said = answer(&asked, &Decision::Say { text: "Вам дзвінок.", language: "uk" }).body;
+        assert!(said.contains("<Say language=\"uk-UA\">") && !said.contains("Hangup"), "{said}");
+        assert!(answer(&asked, &Decision::Noted).body.ends_with("<Response></Response>"));
+        let over = Event::TransferOver { news: CallNews::default(), outcome: CallOutcome::Busy };
+        assert!(answer(&over, &Decision::Say { text: "Sorry.", language: "en" }).body.contains("<Hangup/>"));
     }
 
     #[test]
@@ -918,8 +969,11 @@ mod tests {
         );
         assert!(body(&rest, Decision::Say { text: "x", language: "en-GB" }).contains("\"en-GB\""));
         assert!(
-            body(&rest, Decision::Transfer { to: "+380671112233", from: "+380441234567" })
-                .contains("callerId=\"+380441234567\"><Number>+380671112233</Number></Dial><Hangup/>")
+            body(
+                &rest,
+                Decision::Transfer { to: "+380671112233", from: "+380441234567", note_url: None, over_url: None }
+            )
+            .contains("callerId=\"+380441234567\"><Number>+380671112233</Number></Dial><Hangup/>")
         );
         assert!(
             body(&call, Decision::Route { to: "sip:desk@example.com" }).contains("<Sip>sip:desk@example.com</Sip>")

@@ -541,7 +541,7 @@ impl Api {
             Direction::Outbound => (None, now.from.as_deref()),
         };
         let caller_id = from.filter(|number| is_e164(number)).or(our).unwrap_or_default();
-        let fields = [("Twiml", twiml::dial(to.as_str(), caller_id))];
+        let fields = [("Twiml", twiml::dial(to.as_str(), caller_id, None, None))];
         // Said twice, it would ring twice.
         self.post::<CreatedJson>(&path, &fields, Repeat::Never, "such call").await.map(drop)
     }

@@ -99,6 +99,11 @@ pub fn say_and_hangup(text: &str, language: &str) -> String {
     format!(r#"{HEAD}<Say language="{}">{}</Say><Hangup/>{TAIL}"#, Escaped(language), Escaped(text))
 }
 
+/// Says a sentence in Twilio's own voice; what runs goes on.
+pub fn say(text: &str, language: &str) -> String {
+    format!(r#"{HEAD}<Say language="{}">{}</Say>{TAIL}"#, Escaped(language), Escaped(text))
+}
+
 /// Refuses the call unanswered and unbilled: the caller hears the busy tone.
 pub fn reject_busy() -> String {
     format!(r#"{HEAD}<Reject reason="busy"/>{TAIL}"#)
@@ -106,12 +111,16 @@ pub fn reject_busy() -> String {
 
 /// Connects the call with `to`, a number or `sip:user@host`, and hangs up when that is over. `caller_id` must be the
 /// caller's number, one of the account's or a verified one; empty: Twilio's choice. The caller hears the ringing, not
-/// a pause.
-pub fn dial(to: &str, caller_id: &str) -> String {
+/// a pause. `note_url`: asked for TwiML that `to` hears before the two are connected. `over_url`: asked for TwiML when that
+/// is over or did not come about, instead of hanging up.
+pub fn dial(to: &str, caller_id: &str, note_url: Option<&str>, over_url: Option<&str>) -> String {
     let mut xml = format!(r#"{HEAD}<Dial answerOnBridge="true" timeout="{DIAL_RING_S}""#);
     attribute(&mut xml, "callerId", Some(caller_id).filter(|id| !id.is_empty()));
+    attribute(&mut xml, "action", over_url);
     let noun = if to.starts_with("sip:") { "Sip" } else { "Number" };
-    write!(xml, "><{noun}>{}</{noun}></Dial><Hangup/>{TAIL}", Escaped(to)).expect("a String takes it");
+    write!(xml, "><{noun}").expect("a String takes it");
+    attribute(&mut xml, "url", note_url);
+    write!(xml, ">{}</{noun}></Dial><Hangup/>{TAIL}", Escaped(to)).expect("a String takes it");
     xml
 }
 
@@ -199,12 +208,23 @@ mod tests {
 
     #[test]
     fn a_transfer_names_who_is_called_and_by_whom() {
-        assert!(dial("+380671112233", "+380441234567").ends_with(
+        assert!(dial("+380671112233", "+380441234567", None, None).ends_with(
             r#"<Response><Dial answerOnBridge="true" timeout="30" callerId="+380441234567"><Number>+380671112233</Number></Dial><Hangup/></Response>"#
         ));
-        assert!(dial("sip:a@b?x=1&y", "").ends_with(
+        assert!(dial("sip:a@b?x=1&y", "", None, None).ends_with(
             r#"<Response><Dial answerOnBridge="true" timeout="30"><Sip>sip:a@b?x=1&amp;y</Sip></Dial><Hangup/></Response>"#
         ));
+    }
+
+    #[test]
+    fn a_person_is_told_first_and_a_caller_afterwards() {
+        let (note, over) = ("https://a/person?call=1&b", "https://a/transfer?call=1");
+        assert!(dial("+380671112233", "", Some(note), Some(over)).ends_with(
+            r#"<Dial answerOnBridge="true" timeout="30" action="https://a/transfer?call=1"><Number url="https://a/person?call=1&amp;b">+380671112233</Number></Dial><Hangup/></Response>"#
+        ));
+        assert!(
+            say("Вам дзвінок", "uk-UA").ends_with(r#"<Response><Say language="uk-UA">Вам дзвінок</Say></Response>"#)
+        );
     }
 
     #[test]

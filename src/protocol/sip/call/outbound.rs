@@ -14,7 +14,7 @@ use crate::protocol::sip::ladder::Ladder;
 use crate::protocol::sip::message::{Method, Request, Response};
 use crate::protocol::sip::target::Target;
 use crate::protocol::sip::transaction::{ClientEvent, ClientKey, Outcome};
-use crate::protocol::sip::value::{NameAddr, SipUri, is_token};
+use crate::protocol::sip::value::{NameAddr, SipUri, Uri, is_token};
 
 /// Callees that may ring at once before a fork has no early dialog of its own any more.
 const MAX_FORKS: usize = 8;
@@ -55,6 +55,7 @@ pub struct Calling {
     forks: Vec<Fork>,
     until: Instant,
     interval: Duration,
+    redirected: Option<SipUri>,
 }
 
 struct Fork {
@@ -109,18 +110,18 @@ impl Call {
         self.send_invite(
             core,
             now,
-            Attempt { dial, targets, target, seq: 1, tries: 1, until: now + ring_limit, interval },
+            Attempt { dial, targets, target, seq: 1, tries: 1, until: now + ring_limit, interval, redirected: None },
         );
     }
 
     fn send_invite(&mut self, core: &mut Core, now: Instant, attempt: Attempt) {
-        let Attempt { dial, targets, target, seq, tries, until, interval } = attempt;
+        let Attempt { dial, targets, target, seq, tries, until, interval, redirected } = attempt;
         let user = dial.from.uri.user();
         let contact = dial.contact.clone().unwrap_or_else(|| core.contact(&user, &target));
         self.contact = format!("<{contact}>");
         let mut from = dial.from.clone();
         from.params.set("tag", self.local_tag.clone());
-        let mut request = Request::new(Method::Invite, dial.uri.to_string());
+        let mut request = Request::new(Method::Invite, redirected.as_ref().unwrap_or(&dial.uri).to_string());
         if let Some(proxy) = &dial.proxy {
             let mut route = proxy.clone();
             // A registrar's own domain as request URI needs no route to itself.
@@ -169,6 +170,7 @@ impl Call {
             forks: Vec::new(),
             until,
             interval,
+            redirected,
         }));
     }
 
@@ -350,6 +352,7 @@ impl Call {
             tries: calling.tries + 1,
             until: calling.until,
             interval: calling.interval,
+            redirected: calling.redirected,
         };
         let may_retry = attempt.tries <= MAX_TRIES;
         let mut words = response.reason.clone();
@@ -368,6 +371,15 @@ impl Call {
                     return self.send_invite(core, now, attempt);
                 }
             }
+            // RFC 3261 §8.1.3.4, by the way that we already go: whoever sends us elsewhere could send us to a premium number
+            // of somebody else.
+            301 | 302 if may_retry && attempt.redirected.is_none() => match redirection(&attempt.dial, response) {
+                Some(uri) => {
+                    attempt.redirected = Some(uri);
+                    return self.send_invite(core, now, attempt);
+                }
+                None => words = format!("{words}: moved to where we do not follow"),
+            },
             // RFC 3263 §4.3: another server of the same name may do.
             503 if may_retry => {
                 if let Some(target) = attempt.targets.pop_front() {
@@ -397,11 +409,22 @@ impl Call {
                     tries: calling.tries + 1,
                     until: calling.until,
                     interval: calling.interval,
+                    redirected: calling.redirected,
                 },
             ),
             _ => self.end(Side::Nobody, Cause::Unreachable, None, words),
         }
     }
+}
+
+/// Another user at the host that was called, which the first Contact names.
+fn redirection(dial: &Dial, response: &Response) -> Option<SipUri> {
+    let contacts = response.headers.list("Contact");
+    let Uri::Sip(mut uri) = NameAddr::parse(contacts.first()?)?.uri else { return None };
+    let is_there = |known: &SipUri| known.host.eq_ignore_ascii_case(&uri.host) && known.port == uri.port;
+    let allowed = is_there(&dial.uri) && uri.secure == dial.uri.secure && uri != dial.uri;
+    uri.headers = None;
+    allowed.then_some(uri)
 }
 
 /// Whether a field may come from whoever dials: the ones that make the call are not theirs.
@@ -436,4 +459,6 @@ struct Attempt {
     tries: u32,
     until: Instant,
     interval: Duration,
+    /// Where a 3xx has sent us instead; a second one ends the call.
+    redirected: Option<SipUri>,
 }

@@ -638,7 +638,7 @@ fn an_attended_transfer_puts_one_call_in_the_place_of_another() {
     world.command(C, c_from_a, CallCommand::Answer { body: body("v=0 c") });
     world.wait(ms(40));
     let now = world.now;
-    world.endpoint(A).refer_to_call(now, a_to_b, a_to_c);
+    world.endpoint(A).refer_to_call(now, a_to_b, a_to_c, None);
     world.wait(ms(40));
     let CallEvent::Refer { to, replaces, .. } = world.events(B, b).remove(0) else { panic!() };
     assert!(to.contains("192.0.2.3"), "{to}");
@@ -929,6 +929,34 @@ fn a_challenged_invite_is_sent_again_with_an_answer_and_refused_without_a_passwo
     world.say(&challenge(second));
     let ended = world.ended(A, call).unwrap();
     assert_eq!((ended.cause, ended.text.as_str()), (Cause::Refused(Refusal::Forbidden), "user or password is wrong"));
+}
+
+#[test]
+fn a_call_that_has_moved_is_followed_once_and_only_at_the_host_that_was_called() {
+    let moved = |request: &str, to: &str| {
+        reply(request, "302 Moved Temporarily", "t", "").replace("<sip:x@192.0.2.99>", &format!("<{to}>"))
+    };
+    let mut world = World::new(1);
+    let (call, invite) = ring_peer(&mut world);
+    let called = invite.split_whitespace().nth(1).expect("a request URI").to_owned();
+    let other = called.replacen("agent", "night", 1);
+    assert_ne!(called, other);
+    world.say(&moved(&invite, &other));
+    let heard = world.heard();
+    assert!(heard[0].starts_with("ACK") && heard[1].starts_with(&format!("INVITE {other} ")), "{heard:?}");
+    assert_eq!(field(&heard[1], "CSeq"), "2 INVITE");
+    assert_eq!((field(&heard[1], "To"), field(&heard[1], "From")), (field(&invite, "To"), field(&invite, "From")));
+    world.say(&moved(&heard[1], &called));
+    let ended = world.ended(A, call).expect("it is not followed for ever");
+    assert_eq!((ended.cause, ended.status), (Cause::Refused(Refusal::Failed), Some(302)));
+
+    for elsewhere in ["sip:night@203.0.113.77", "tel:+19005550000", "nothing", "sips:night@203.0.113.77:9"] {
+        let mut world = World::new(1);
+        let (call, invite) = ring_peer(&mut world);
+        world.say(&moved(&invite, elsewhere));
+        assert!(world.heard().iter().all(|message| !message.starts_with("INVITE")), "{elsewhere}");
+        assert_eq!(world.ended(A, call).map(|ended| ended.status), Some(Some(302)), "{elsewhere}");
+    }
 }
 
 #[test]
