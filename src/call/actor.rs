@@ -155,9 +155,9 @@ impl Call {
             speed: agent.tts.speed,
         };
         engines.llm.prepare();
-        voice.tts.prepare(&voice.request(String::new()));
+        voice.tts.prepare(&voice.request(&voice.line("")));
         for phrase in fixed_phrases(&agent) {
-            engines.tts.remember(&voice.request(phrase));
+            engines.tts.remember(&voice.request(&voice.line(&phrase)));
         }
         let ingress = Ingress::new(start, leg.codec, engines.stt.rate(), &settings, leg.in_band_keys, detector)?
             .with_jitter(leg.jitter.clone());
@@ -328,9 +328,9 @@ impl Call {
         let Some(speech) = self.speech.as_mut() else { return };
         match made {
             Some(Made::FirstToken) => self.stage(now, "first_token"),
-            Some(Made::Clause(text)) => {
+            Some(Made::Clause(line)) => {
                 speech.clauses_made += 1;
-                self.egress.begin(text);
+                self.egress.begin(line);
                 self.stage(now, "first_clause");
             }
             Some(Made::Sound(chunk)) => {
