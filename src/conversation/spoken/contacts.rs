@@ -1,7 +1,7 @@
 //! What is dictated rather than read: telephone numbers in groups, e-mail and web addresses, codes of letters and
 //! digits. Words inside addresses are left to the voice.
 
-use super::numerals::{digit_by_digit, group, plain, split_group};
+use super::numerals::{digit_by_digit, english_year, group, plain, split_group};
 use super::{Lang, Place, Reading};
 
 // --- telephone numbers ---------------------------------------------------------------------------------------------
@@ -279,6 +279,15 @@ pub(super) fn code(place: &Place) -> Option<Reading> {
         len = at + c.len_utf8();
     }
     let token = &place.rest[..len];
+    // "Mid-2026".
+    if place.lang == Lang::En
+        && let Some((word, year)) = token.split_once('-')
+        && word.len() >= 3
+        && word.bytes().skip(1).all(|byte| byte.is_ascii_lowercase())
+        && let Some(year) = year.parse().ok().filter(|year| (1900..2100).contains(year))
+    {
+        return Some(Reading { len, words: format!("{word}-{}", english_year(year)) });
+    }
     (digits && letters).then(|| Reading { len, words: spelled_code(place.lang, token) })
 }
 

@@ -520,7 +520,7 @@ fn half_of_day(text: &str) -> Option<(bool, usize)> {
 fn times(place: &Place) -> Option<Reading> {
     let lang = place.lang;
     let previous = place.previous();
-    let points = matches!(previous.as_str(), "о" | "об") && lang == Lang::Uk;
+    let points = lang != Lang::En && pointed(place, &previous);
     let case = match (lang, previous.as_str()) {
         (Lang::Uk, "в" | "у") => Some(Case::Loc),
         _ => case_of(place),
@@ -546,6 +546,18 @@ fn times(place: &Place) -> Option<Reading> {
         words.push(',');
     }
     Some(Reading { len: from.len, words })
+}
+
+/// "о 14.30", "до 18.00": a point between hours and minutes, where a time is likely.
+fn pointed(place: &Place, previous: &str) -> bool {
+    if place.lang == Lang::Uk && matches!(previous, "о" | "об") {
+        return true;
+    }
+    let Some(clock) = Clock::parse(place.lang, place.rest, true) else { return false };
+    matches!(previous, "в" | "у" | "к" | "с" | "з" | "до" | "на" | "після" | "после")
+        && matches!(clock.minute, 0 | 15 | 30 | 45)
+        && clock.hour >= 7
+        && tail(place.lang, &place.rest[clock.len..]).is_none()
 }
 
 fn time_range(place: &Place, from: Clock, until: Clock, len: usize) -> Reading {
@@ -629,7 +641,16 @@ fn slashed(place: &Place) -> Option<Reading> {
     {
         return Some(dated(place, &date, len));
     }
-    if !house && first < second && (2..=10).contains(&second) && first > 0 {
+    if !house && second == 10 && first <= 10 {
+        // A mark, as a rule.
+        let words = match lang {
+            Lang::En => format!("{} out of ten", plain(lang, first)),
+            Lang::Uk => format!("{} з десяти", plain(lang, first)),
+            Lang::Ru => format!("{} из десяти", plain(lang, first)),
+        };
+        return Some(Reading { len, words });
+    }
+    if !house && first < second && (2..10).contains(&second) && first > 0 {
         return Some(Reading { len, words: fraction(lang, first, second) });
     }
     let between = match lang {
@@ -977,10 +998,12 @@ fn number(place: &Place) -> Option<Reading> {
     }
     let digits = &text[..number.len];
     let leading_zero = whole_number && digits.len() > 1 && digits.starts_with('0');
-    if whole_number && !leading_zero && !number.grouped {
-        if let Some(reading) = year(place, &number).or_else(|| hour_or_floor(place, &number)) {
-            return Some(reading);
-        }
+    if whole_number
+        && !leading_zero
+        && !number.grouped
+        && let Some(reading) = year(place, &number).or_else(|| hour_or_floor(place, &number))
+    {
+        return Some(reading);
     }
     if !leading_zero && let Some(tail) = tail(lang, after) {
         let len = number.len + tail.len;
