@@ -327,7 +327,7 @@ pub(super) fn ordinal(lang: Lang, n: u64, gender: Gender, case: Case) -> String 
             slavic(lang, n - last, Gender::M, Case::Nom, &mut out);
         }
         stem_of(lang, last).to_owned()
-    } else if n % 1_000_000 > 0 && n < 100_000 {
+    } else if n < 100_000 {
         // "Двохтисячний": the number of thousands in the genitive, in one word.
         let thousands = if n == 1000 { String::new() } else { cardinal(lang, n / 1000, Gender::M, Case::Gen) };
         thousands.replace(' ', "") + if lang == Lang::Uk { "тисячн" } else { "тысячн" }
