@@ -3,5 +3,6 @@
 pub mod backchannel;
 pub mod settings;
 pub mod speakable;
+pub mod spoken;
 pub mod transcript;
 pub mod turn;

@@ -154,10 +154,10 @@ impl Call {
         let stt = engines.stt.open(SttRequest { language: agent.language.clone(), hints: Vec::new() });
         let voice = Voice::of(&agent, &engines);
         engines.llm.prepare();
-        voice.tts.prepare(&voice.request(String::new()));
+        voice.tts.prepare(&voice.request(&voice.line("")));
         let greeting = engines.greeting(&agent);
         for phrase in fixed_phrases(&agent, &greeting) {
-            engines.tts.remember(&voice.request(phrase));
+            engines.tts.remember(&voice.request(&voice.line(&phrase)));
         }
         let ingress = Ingress::new(start, leg.codec, engines.stt.rate(), &settings, leg.in_band_keys, detector)?
             .with_jitter(leg.jitter.clone());
@@ -335,9 +335,9 @@ impl Call {
         let Some(speech) = self.speech.as_mut() else { return };
         match made {
             Some(Made::FirstToken) => self.stage(now, "first_token"),
-            Some(Made::Clause(text)) => {
+            Some(Made::Clause(line)) => {
                 speech.clauses_made += 1;
-                self.egress.begin(text);
+                self.egress.begin(line);
                 self.stage(now, "first_clause");
             }
             Some(Made::Sound(chunk)) => {

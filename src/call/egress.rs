@@ -8,7 +8,7 @@ use metrics::counter;
 use tokio::sync::mpsc;
 
 use crate::call::recorder::Recorder;
-use crate::conversation::speakable::heard_text;
+use crate::conversation::spoken::Spoken;
 use crate::media::codec::Encoder;
 use crate::media::dtmf::append_tone;
 use crate::media::frame::{FRAME, Frame, MediaTime, SampleRate};
@@ -50,7 +50,7 @@ pub enum Played {
 
 struct Clause {
     clip: ClipId,
-    text: String,
+    line: Spoken,
     samples: usize,
     announced: bool,
 }
@@ -134,12 +134,12 @@ impl Egress {
     }
 
     /// Sound for this clause follows.
-    pub fn begin(&mut self, text: String) {
+    pub fn begin(&mut self, line: Spoken) {
         self.end_clause();
         self.clips += 1;
         let clip = ClipId(self.clips);
         self.playout.begin(clip);
-        self.clauses.push_back(Clause { clip, text, samples: 0, announced: false });
+        self.clauses.push_back(Clause { clip, line, samples: 0, announced: false });
         self.open = Some(clip);
     }
 
@@ -316,7 +316,7 @@ impl Egress {
         {
             clause.announced = true;
             self.playing = Some(clause.clip);
-            played.push(Played::Clause { text: clause.text.clone() });
+            played.push(Played::Clause { text: clause.line.written().to_owned() });
         }
         self.ended = ended.or(self.ended);
         if ended.is_some_and(|ended| self.playing.is_some_and(|playing| ended >= playing)) {
@@ -365,10 +365,13 @@ impl Egress {
         for heard in self.playout.cancel(now) {
             let Some(clause) = self.clauses.iter().find(|clause| clause.clip == heard.clip) else { continue };
             // A clause that is still being made is at least as long as its words usually take.
-            let usual =
-                if heard.finished { 0 } else { self.codec.rate().samples(PER_CHARACTER) * clause.text.chars().count() };
+            let usual = if heard.finished {
+                0
+            } else {
+                self.codec.rate().samples(PER_CHARACTER) * clause.line.said().chars().count()
+            };
             let share = heard.heard_samples as f32 / heard.total_samples.max(usual as u64).max(1) as f32;
-            let text = if heard.complete() { clause.text.as_str() } else { heard_text(&clause.text, share) };
+            let text = if heard.complete() { clause.line.written() } else { clause.line.heard(share) };
             if !text.trim().is_empty() {
                 words.push(text.trim());
             }

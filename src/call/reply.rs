@@ -13,6 +13,7 @@ use crate::agent::tools::{ToolBox, ToolContext, ToolResult};
 use crate::call::engines::CallEngines;
 use crate::conversation::settings::TurnSettings;
 use crate::conversation::speakable::Speakable;
+use crate::conversation::spoken::Spoken;
 use crate::conversation::turn::ReplyId;
 use crate::speech::llm::{ChatRequest, Finish, LanguageModel, LlmError, LlmEvent, Message, ToolCall};
 use crate::speech::tts::{SpeechChunk, SpeechRequest, Synthesizer, TtsError};
@@ -42,8 +43,19 @@ impl Voice {
         }
     }
 
-    pub fn request(&self, text: String) -> SpeechRequest {
-        SpeechRequest { text, language: self.language.clone(), voice: self.voice.clone(), speed: self.speed }
+    /// A clause in the words that this voice says.
+    pub fn line(&self, text: &str) -> Spoken {
+        Spoken::of(text, &self.language)
+    }
+
+    /// For the engine, and the key of its cache: what is said.
+    pub fn request(&self, line: &Spoken) -> SpeechRequest {
+        SpeechRequest {
+            text: line.said().to_owned(),
+            language: self.language.clone(),
+            voice: self.voice.clone(),
+            speed: self.speed,
+        }
     }
 }
 
@@ -52,7 +64,7 @@ impl Voice {
 pub enum Made {
     FirstToken,
     /// A clause goes to synthesis; its sound follows.
-    Clause(String),
+    Clause(Spoken),
     Sound(SpeechChunk),
     /// The clause is complete.
     ClauseOver,
@@ -299,10 +311,16 @@ async fn speak(mut queue: mpsc::Receiver<Clause>, out: &mpsc::Sender<Made>, voic
                 continue;
             }
         };
-        if out.send(Made::Clause(text.clone())).await.is_err() {
+        let line = voice.line(&text);
+        if line.said().is_empty() {
+            // Nothing but signs and emoji.
+            continue;
+        }
+        let request = voice.request(&line);
+        if out.send(Made::Clause(line)).await.is_err() {
             return;
         }
-        let mut sound = voice.tts.speak(voice.request(text));
+        let mut sound = voice.tts.speak(request);
         let mut over = Made::ClauseOver;
         while let Some(chunk) = sound.next().await {
             match chunk {

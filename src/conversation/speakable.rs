@@ -24,7 +24,7 @@ pub struct Chunk {
 /// How a place between two words may be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Cut {
-    /// Between parts of a number or amount, or after an abbreviation.
+    /// Between parts of a number or amount, after an abbreviation, or after a word that decides how a number is read.
     Never,
     Space,
     Clause,
@@ -123,12 +123,8 @@ impl Speakable {
                 self.length -= 1;
                 self.cuts.pop();
             }
-        } else if self.first
-            && self.pending.ends_with(' ')
-            && self.cuts.last().is_some_and(|(_, cut)| *cut == Cut::Sentence)
-        {
-            // "Yes. We have": a whole sentence is worth saying although it is short, now that more follows.
-            self.emit(self.pending.len());
+        } else if self.pending.ends_with(' ') {
+            self.word_begins(c);
         }
         self.pending.push(c);
         self.length += 1;
@@ -137,12 +133,30 @@ impl Speakable {
         }
     }
 
+    /// What begins shows how the word before ended: "until 5 p.m. We", "in room No. 5".
+    fn word_begins(&mut self, c: char) {
+        let word = self.pending.trim_end().rsplit(' ').next().unwrap_or_default();
+        if let Some((_, cut)) = self.cuts.last_mut() {
+            if *cut == Cut::Never && c.is_uppercase() && ends_like_a_sentence(word) {
+                *cut = Cut::Sentence;
+            } else if *cut == Cut::Sentence && c.is_ascii_digit() && word == "No." {
+                *cut = Cut::Never;
+            }
+        }
+        if self.first && self.cuts.last().is_some_and(|(_, cut)| *cut == Cut::Sentence) {
+            // "Yes. We have": a whole sentence is worth saying although it is short, now that more follows.
+            self.emit(self.pending.len());
+        }
+    }
+
     fn word_ended(&mut self) {
-        let word = self.pending.rsplit(' ').next().unwrap_or_default();
-        let cut = cut_after(word);
+        let mut words = self.pending.rsplit(' ');
+        let word = words.next().unwrap_or_default();
+        let cut = cut_after(words.next().unwrap_or_default(), word);
         self.cuts.push((self.pending.len(), cut));
+        // "No." is an answer, or a number follows: the next character tells.
         let enough = if self.first {
-            (cut >= Cut::Clause && self.length >= self.first_chars)
+            (cut >= Cut::Clause && word != "No." && self.length >= self.first_chars)
                 || (cut >= Cut::Space && self.length >= FIRST_WITHOUT_CLAUSE.min(self.max_chars))
         } else {
             cut == Cut::Sentence && self.length >= MERGED.min(self.max_chars)
@@ -188,20 +202,31 @@ impl Speakable {
     }
 }
 
-/// How much of a chunk was heard when this share of its sound was played: whole words, rounded down.
-pub fn heard_text(chunk: &str, fraction: f32) -> &str {
-    if fraction >= 1.0 {
-        return chunk;
-    }
-    let length = chunk.chars().count();
-    // Not a number and negative shares become zero.
-    let heard = (length as f32 * fraction.max(0.0)) as usize;
-    let end = chunk.char_indices().nth(heard).map_or(chunk.len(), |(at, _)| at);
-    let whole = match chunk[end..].chars().next() {
-        Some(next) if !next.is_whitespace() => chunk[..end].rfind(char::is_whitespace).unwrap_or(0),
+/// The whole words within the first so many characters.
+pub(super) fn whole_words(text: &str, characters: usize) -> &str {
+    let end = text.char_indices().nth(characters).map_or(text.len(), |(at, _)| at);
+    let whole = match text[end..].chars().next() {
+        Some(next) if !next.is_whitespace() => text[..end].rfind(char::is_whitespace).unwrap_or(0),
         _ => end,
     };
-    chunk[..whole].trim_end()
+    text[..whole].trim_end()
+}
+
+/// A whole text without what cannot be spoken.
+pub(super) fn clean(text: &str) -> String {
+    let mut whole = Speakable {
+        first_chars: usize::MAX,
+        max_chars: usize::MAX,
+        cleaner: Cleaner::default(),
+        pending: String::new(),
+        length: 0,
+        cuts: Vec::new(),
+        first: true,
+        out: Vec::new(),
+    };
+    let mut chunks = whole.push(text);
+    chunks.extend(whole.finish());
+    chunks.into_iter().map(|chunk| chunk.text).collect::<Vec<_>>().join(" ")
 }
 
 /// Abbreviations without their points, in lower case. Single letters count as well ("м. Київ", "J. Smith").
@@ -267,34 +292,133 @@ const ABBREVIATIONS: &[&str] = &[
     "млн",
     "млрд",
     "гр",
+    "хв",
+    "год",
     "доц",
     "проф",
 ];
 
-fn cut_after(word: &str) -> Cut {
+/// Abbreviations that end a sentence when a capital follows: nobody is called after them.
+const FINAL: &[&str] = &["am", "pm", "etc", "inc", "ltd", "jr", "тд", "тп", "грн", "руб", "коп", "хв", "год", "г", "р"];
+
+fn ends_like_a_sentence(word: &str) -> bool {
+    let Some(bare) = word.strip_suffix('.') else { return false };
+    let date = bare.ends_with(|c: char| c.is_ascii_digit());
+    date || FINAL.contains(&letters_of(bare).as_str())
+}
+
+fn letters_of(word: &str) -> String {
+    word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
+
+/// Ukrainian and Russian words that decide the case of a number after them, and months that a day follows.
+const LEADING: &[&str] = &[
+    "о",
+    "об",
+    "до",
+    "від",
+    "з",
+    "із",
+    "після",
+    "на",
+    "за",
+    "по",
+    "в",
+    "у",
+    "між",
+    "близько",
+    "к",
+    "от",
+    "с",
+    "со",
+    "из",
+    "после",
+    "около",
+    "между",
+    "через",
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+];
+
+/// How the text may be cut after a word that is complete, given the word before it.
+fn cut_after(before: &str, word: &str) -> Cut {
     let bare = word.trim_end_matches(['"', '\'', '”', '’', '»', ')', ']']);
     let Some(last) = bare.chars().next_back() else { return Cut::Space };
+    let digits_before = before.ends_with(|c: char| c.is_ascii_digit());
     match last {
         '.' | '!' | '?' | '…' => {
-            let letters: String = bare.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+            let letters = letters_of(bare);
             let single = letters.chars().count() == 1 && !letters.chars().all(|c| c.is_ascii_digit());
             // "I." ends a sentence as often as it is an initial; "No." is an answer more often than "number".
             let initial = single && letters != "i";
-            let answer = letters == "no" && bare.starts_with('N');
-            if last == '.' && !answer && (initial || ABBREVIATIONS.contains(&letters.as_str())) {
+            let answer = letters == "no"
+                && bare.starts_with('N')
+                && (before.is_empty() || before.ends_with(['.', ',', '!', '?']));
+            // "22.11. о 14:30".
+            let day =
+                last == '.' && bare.matches('.').count() == 2 && letters.len() <= 4 && letters.parse::<u16>().is_ok();
+            if last == '.' && !answer && (initial || day || ABBREVIATIONS.contains(&letters.as_str())) {
                 Cut::Never
             } else {
                 Cut::Sentence
             }
         }
+        // "November 22, 2026".
+        ',' if letters_of(bare).parse::<u8>().is_ok() && LEADING.contains(&letters_of(before).as_str()) => Cut::Never,
         ',' | ';' | ':' => Cut::Clause,
+        // "10 – 18".
+        '—' | '–' | '-' if bare.chars().count() == 1 && digits_before => Cut::Never,
         '—' | '–' => Cut::Clause,
         '-' if bare == "-" => Cut::Clause,
-        '$' | '€' | '£' | '₴' | '₽' | '№' | '#' | '+' | '=' => Cut::Never,
+        '$' | '€' | '£' | '₴' | '₽' | '№' | '#' | '+' | '=' | '~' | '≈' => Cut::Never,
         // A number may go on ("1 000"), and what it counts follows.
         c if c.is_ascii_digit() => Cut::Never,
+        // "22 листопада 2026": the year may follow.
+        _ if digits_before && is_month(bare) => Cut::Never,
+        _ if LEADING.contains(&bare.to_lowercase().as_str()) && bare != "may" && bare != "march" => Cut::Never,
         _ => Cut::Space,
     }
+}
+
+/// A Ukrainian or Russian month as it stands in a date.
+fn is_month(word: &str) -> bool {
+    matches!(
+        word,
+        "січня"
+            | "лютого"
+            | "березня"
+            | "квітня"
+            | "травня"
+            | "червня"
+            | "липня"
+            | "серпня"
+            | "вересня"
+            | "жовтня"
+            | "листопада"
+            | "грудня"
+            | "января"
+            | "февраля"
+            | "марта"
+            | "апреля"
+            | "мая"
+            | "июня"
+            | "июля"
+            | "августа"
+            | "сентября"
+            | "октября"
+            | "ноября"
+            | "декабря"
+    )
 }
 
 // --- what cannot be spoken -----------------------------------------------------------------------------------------
@@ -311,6 +435,8 @@ struct Cleaner {
     held_break: Option<bool>,
     /// An underscore after a letter: part of a name if a letter follows.
     underscore: bool,
+    /// A tilde before a word: "about" if a number follows, else a mark.
+    tilde: bool,
     /// The last character given out that is no blank, and whether blanks followed it.
     last: char,
     after_blank: bool,
@@ -341,6 +467,7 @@ impl Default for Cleaner {
             first_line: true,
             held_break: None,
             underscore: false,
+            tilde: false,
             last: ' ',
             after_blank: true,
         }
@@ -452,7 +579,13 @@ impl Cleaner {
         }
         let digits = self.mark.chars().filter(char::is_ascii_digit).count();
         match (self.mark.as_str(), c) {
-            ("", ' ' | '\t' | '#' | '>') => {}
+            ("", ' ' | '\t' | '>') => {}
+            // "# Prices" is a heading, "#5" a number.
+            ("" | "#" | "##" | "###" | "####" | "#####", '#') => self.mark.push(c),
+            (mark, ' ' | '\t' | '*' | '_') if mark.starts_with('#') => {
+                self.mark.clear();
+                self.line(c, out);
+            }
             ("", '-' | '*' | '•' | '+' | '–') => self.mark.push(c),
             // Only below the first line: an answer may be a number.
             ("", c) if c.is_ascii_digit() && !self.first_line => self.mark.push(c),
@@ -480,7 +613,11 @@ impl Cleaner {
     fn flush_mark(&mut self, out: &mut Vec<char>) {
         if !self.mark.is_empty() {
             self.line_start = false;
-            for c in std::mem::take(&mut self.mark).chars() {
+            let mark = std::mem::take(&mut self.mark);
+            if mark.len() > 1 && mark.starts_with('#') {
+                return;
+            }
+            for c in mark.chars() {
                 self.plain(c, out);
             }
         }
@@ -491,11 +628,17 @@ impl Cleaner {
         if std::mem::take(&mut self.underscore) && c.is_alphanumeric() {
             self.give('_', out);
         }
+        let struck = std::mem::take(&mut self.tilde);
+        if struck && c.is_ascii_digit() {
+            self.give('~', out);
+        }
         match c {
             '`' => self.inside = Inside::Ticks(1),
             '<' => self.inside = Inside::Tag(String::new()),
             '[' => self.inside = Inside::Bracket(String::new()),
-            '*' | '~' | '\\' => {}
+            '*' | '\\' => {}
+            // Two of them strike a text out.
+            '~' => self.tilde = self.after_blank && !struck,
             '_' => self.underscore = self.last.is_alphanumeric() && !self.after_blank,
             '|' | '•' => self.give(' ', out),
             c if is_pictogram(c) => self.give(' ', out),
@@ -523,7 +666,7 @@ impl Cleaner {
 const THINKING: [&str; 3] = ["think", "thinking", "reasoning"];
 
 /// Emoji, arrows, boxes and the invisible characters that join them (Unicode blocks).
-fn is_pictogram(c: char) -> bool {
+pub(super) fn is_pictogram(c: char) -> bool {
     matches!(
         u32::from(c),
         0x2190..=0x21ff | 0x2300..=0x23ff | 0x2500..=0x27bf | 0x2b00..=0x2bff | 0x1f000..=0x1faff | 0xe0000..=0xe007f
@@ -617,6 +760,15 @@ mod tests {
             "info@oak.garden.example",
             "https://oak.example/menu?a=1.",
             "+380 50 123 45 67",
+            "(067) 123-45-67",
+            "о 14:30",
+            "до 22 листопада 2026 року",
+            "November 22, 2026",
+            "10 – 18",
+            "22.11. о 14:30",
+            "No. 5",
+            "1 500,50 грн. за",
+            "~5 minutes",
         ] {
             for padding in 0..70 {
                 let text = format!("{} {whole} and so on and on until the end of it all.", "a".repeat(padding));
@@ -646,11 +798,22 @@ mod tests {
             ("7. That is all", "7. That is all"),
             ("a <a```", "a <a"),
             ("***", ""),
+            ("## ", ""),
+            ("#5 is yours", "#5 is yours"),
+            ("### **Prices**\nSoup ~5 euros, ~~six~~", "Prices Soup ~5 euros, six"),
             ("- ", ""),
             ("", ""),
         ] {
             assert_eq!(spoken(text), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_capital_ends_the_sentence_after_an_abbreviation() {
+        assert_eq!(chunks("We close at 5 p.m. Come before that."), ["We close at 5 p.m.", "Come before that."]);
+        assert_eq!(chunks("Це 100 грн. Чекаємо вас."), ["Це 100 грн.", "Чекаємо вас."]);
+        assert_eq!(chunks("Усе це 100 грн. за ніч, чекаємо."), ["Усе це 100 грн. за ніч,", "чекаємо."]);
+        assert_eq!(chunks("No. 5 is free. No. We close."), ["No. 5 is free.", "No. We close."]);
     }
 
     #[test]
@@ -664,28 +827,6 @@ mod tests {
         assert_eq!(speakable.due(), Some(Chunk { text: "open.".into() }));
         assert_eq!(speakable.due(), None, "half a sentence waits for its end");
         assert_eq!(speakable.finish(), [Chunk { text: "Also on Sunday and".into() }]);
-    }
-
-    #[test]
-    fn heard_text_ends_at_a_whole_word() {
-        let text = "We are open from eight";
-        for (fraction, expected) in [
-            (0.0, ""),
-            (0.05, ""),
-            (0.1, "We"),
-            (0.3, "We are"),
-            (0.28, "We are"),
-            (0.5, "We are open"),
-            (0.99, "We are open from"),
-            (1.0, text),
-            (2.0, text),
-            (-1.0, ""),
-            (f32::NAN, ""),
-        ] {
-            assert_eq!(heard_text(text, fraction), expected, "{fraction}");
-        }
-        assert_eq!(heard_text("Ми відчинені", 0.5), "Ми");
-        assert_eq!(heard_text("", 0.5), "");
     }
 
     /// Plain words with the marks that may end them.
@@ -734,13 +875,6 @@ mod tests {
                 prop_assert!(chunk.chars().any(char::is_alphanumeric), "{:?}", chunk);
                 prop_assert!(!chunk.contains(['*', '😀', '\n', '`']) && !chunk.contains("  "), "{:?}", chunk);
             }
-        }
-
-        #[test]
-        fn heard_text_is_a_beginning_of_whole_words(text in "([a-zа-я]{1,8} ?){0,12}", fraction in -0.5f32..1.5) {
-            let heard = heard_text(&text, fraction);
-            prop_assert!(text.starts_with(heard));
-            prop_assert!(text[heard.len()..].is_empty() || text[heard.len()..].starts_with(' ') || heard.is_empty());
         }
     }
 }

@@ -98,7 +98,7 @@ impl Announcer {
         let mut chunks = speakable.push(text);
         chunks.extend(speakable.finish());
         for chunk in chunks {
-            let mut sound = voice.tts.speak(voice.request(chunk.text));
+            let mut sound = voice.tts.speak(voice.request(&voice.line(&chunk.text)));
             while let Some(chunk) = sound.next().await {
                 let chunk = chunk?;
                 self.take(chunk.rate, &chunk.samples);
