@@ -6,6 +6,7 @@ pub mod extract;
 pub mod hear;
 pub mod knowledge;
 pub mod memory;
+pub mod outcome;
 pub mod phrases;
 pub mod profile;
 pub mod prompt;

@@ -5,6 +5,7 @@ pub mod binotel;
 pub mod credentials;
 pub mod network;
 pub mod provider;
+pub mod reach;
 pub mod reconcile;
 pub mod recording;
 pub mod rest;

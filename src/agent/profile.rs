@@ -42,6 +42,9 @@ pub struct AgentProfile {
     /// second or two before the agent speaks, and at Twilio a fee.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub detect_machine: bool,
+    /// Whether its calls are summed up when they are over (`true` unless told), by its model or by rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analysis: Option<bool>,
     /// Turn-taking settings that differ from the server's.
     #[serde(default)]
     #[schema(value_type = Object)]

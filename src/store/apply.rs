@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
 use crate::agent::profile::AgentProfile;
@@ -13,11 +13,12 @@ use crate::providers::credentials::Credentials;
 use crate::store::agents::put_agent;
 use crate::store::companies::CompanySettings;
 use crate::store::db::{Tx, args, json};
+use crate::store::endpoints::{NewEndpoint, put_endpoint};
 use crate::store::integrations::{NewIntegration, put_integration};
 use crate::store::knowledge::put_base;
-use crate::store::read::{AgentRow, CompanyRow, IntegrationRow, KnowledgeRow, LineRow, Rows};
+use crate::store::read::{AgentRow, CompanyRow, IntegrationRow, KnowledgeRow, LineRow, Rows, WebhookRow};
 use crate::store::secrets::Sealer;
-use crate::store::setup::{CompanySetup, Fault, IntegrationSetup, KnowledgeSetup, LineSetup, Setup};
+use crate::store::setup::{CompanySetup, Fault, IntegrationSetup, KnowledgeSetup, LineSetup, Setup, WebhookSetup};
 use crate::store::{Store, StoreError};
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,6 +60,8 @@ pub enum Thing {
     Agent,
     Line,
     Knowledge,
+    /// An endpoint that is told what happened.
+    Webhook,
 }
 
 /// What happened to one thing. Holds no secret and no value, only names.
@@ -86,6 +89,7 @@ impl fmt::Display for Change {
             Thing::Agent => "agent",
             Thing::Line => "line",
             Thing::Knowledge => "knowledge",
+            Thing::Webhook => "webhook",
         };
         write!(f, "{action:<9}  {thing:<11}  {}", self.name)?;
         if !self.fields.is_empty() {
@@ -177,6 +181,7 @@ impl Setup {
             && self.lines.is_empty()
             && self.agents.is_empty()
             && self.knowledge.is_empty()
+            && self.webhooks.is_empty()
     }
 }
 
@@ -207,7 +212,8 @@ impl References {
             .iter()
             .map(|integration| (&integration.place, &integration.company))
             .chain(setup.agents.iter().map(|agent| (&agent.place, &agent.company)))
-            .chain(setup.knowledge.iter().map(|knowledge| (&knowledge.place, &knowledge.company)));
+            .chain(setup.knowledge.iter().map(|knowledge| (&knowledge.place, &knowledge.company)))
+            .chain(setup.webhooks.iter().map(|webhook| (&webhook.place, &webhook.company)));
         for (place, company) in owners {
             if !self.companies.contains(company) {
                 faults.push(place.fault("company", format!("no company {company:?} in this file or in the store")));
@@ -261,6 +267,7 @@ struct Before<'a> {
     agents: HashMap<(Uuid, &'a str), &'a AgentRow>,
     lines: HashMap<(Uuid, &'a str), &'a LineRow>,
     knowledge: HashMap<(Uuid, &'a str), &'a KnowledgeRow>,
+    webhooks: HashMap<(Uuid, &'a str), &'a WebhookRow>,
 }
 
 impl<'a> Before<'a> {
@@ -271,6 +278,7 @@ impl<'a> Before<'a> {
             agents: rows.agents.iter().map(|row| ((row.company_id, row.name.as_str()), row)).collect(),
             lines: rows.lines.iter().map(|row| ((row.integration_id, row.number.as_str()), row)).collect(),
             knowledge: rows.knowledge.iter().map(|row| ((row.company_id, row.name.as_str()), row)).collect(),
+            webhooks: rows.webhooks.iter().map(|row| ((row.company_id, row.name.as_str()), row)).collect(),
         }
     }
 }
@@ -283,6 +291,7 @@ struct After {
     agents: HashMap<(Uuid, String), Uuid>,
     lines: HashSet<Uuid>,
     knowledge: HashSet<Uuid>,
+    webhooks: HashSet<Uuid>,
 }
 
 struct Work<'a> {
@@ -315,6 +324,9 @@ impl Work<'_> {
         }
         for knowledge in &setup.knowledge {
             self.knowledge(knowledge).await?;
+        }
+        for webhook in &setup.webhooks {
+            self.webhook(webhook).await?;
         }
         if prune {
             self.prune(rows).await?;
@@ -445,6 +457,33 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// A secret that the file gives is the one that signs; without one, the endpoint keeps its own or gets one.
+    async fn webhook(&mut self, setup: &WebhookSetup) -> Result<(), ApplyError> {
+        let WebhookSetup { company, name, url, events, secret, .. } = setup;
+        let company_id = self.company_id(company);
+        let row = self.before.webhooks.get(&(company_id, name.as_str())).copied();
+        let (id, action, fields) = match row {
+            Some(row) => {
+                let known = row.open(self.sealer)?;
+                let other = secret.as_ref().is_some_and(|secret| secret.expose_secret() != known.expose_secret());
+                let fields: Vec<String> =
+                    [("url", row.url != *url), ("events", row.events.0 != *events), ("secret", other)]
+                        .into_iter()
+                        .filter_map(|(field, differs)| differs.then(|| field.to_owned()))
+                        .collect();
+                (row.id, if fields.is_empty() { Action::Unchanged } else { Action::Updated }, fields)
+            }
+            None => (Uuid::now_v7(), Action::Created, Vec::new()),
+        };
+        if action != Action::Unchanged {
+            let new = NewEndpoint { company: company_id, name, url, events };
+            put_endpoint(self.tx, self.sealer, id, new, secret.as_ref()).await?;
+        }
+        self.after.webhooks.insert(id);
+        self.note(action, Thing::Webhook, &[company, name], fields);
+        Ok(())
+    }
+
     /// The id of a company of the file or the store; it counts as named from here on.
     fn company_id(&mut self, name: &str) -> Uuid {
         let before = &self.before.companies;
@@ -494,6 +533,13 @@ impl Work<'_> {
             self.tx.execute("DELETE FROM knowledge_base WHERE id = $1", args![row.id]).await?;
             self.note(Action::Removed, Thing::Knowledge, &[rows.company_name(row.company_id), &row.name], Vec::new());
         }
+        for row in &rows.webhooks {
+            if self.after.webhooks.contains(&row.id) {
+                continue;
+            }
+            self.tx.execute("DELETE FROM webhook_endpoint WHERE id = $1", args![row.id]).await?;
+            self.note(Action::Removed, Thing::Webhook, &[rows.company_name(row.company_id), &row.name], Vec::new());
+        }
         for row in &rows.companies {
             if !self.after.companies.contains_key(&row.name) {
                 self.tx.execute("DELETE FROM company WHERE id = $1", args![row.id]).await?;
@@ -542,6 +588,7 @@ pub(super) fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec
         knowledge,
         transfer_to,
         detect_machine,
+        analysis,
         turn,
     } = old;
     [
@@ -557,6 +604,7 @@ pub(super) fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec
         ("knowledge", *knowledge != new.knowledge),
         ("transfer_to", *transfer_to != new.transfer_to),
         ("detect_machine", *detect_machine != new.detect_machine),
+        ("analysis", *analysis != new.analysis),
         ("turn", *turn != new.turn),
     ]
     .into_iter()

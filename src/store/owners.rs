@@ -15,6 +15,8 @@ pub enum Owned {
     Message,
     Key,
     Knowledge,
+    /// An endpoint that is told what happened.
+    Webhook,
 }
 
 impl Owned {
@@ -29,6 +31,7 @@ impl Owned {
             Owned::Message => "SELECT company_id FROM message WHERE id = $1",
             Owned::Key => "SELECT company_id FROM api_key WHERE id = $1",
             Owned::Knowledge => "SELECT company_id FROM knowledge_base WHERE id = $1",
+            Owned::Webhook => "SELECT company_id FROM webhook_endpoint WHERE id = $1",
         }
     }
 }
