@@ -1,7 +1,9 @@
 //! One task owns a call: ingress, egress, turn-taking, the agent's replies, the recorder and the record.
 
 pub mod actor;
+pub mod analysis;
 pub mod clients;
+pub mod deliveries;
 pub mod desk;
 pub mod egress;
 pub mod engines;

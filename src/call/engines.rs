@@ -64,6 +64,13 @@ impl Engines {
         Ok(CallEngines { stt, tts, llm: builtin.clone(), builtin: Some(builtin) })
     }
 
+    /// The agent's own model, where it has one that can be asked about a call: the builtin engine and the scripted one
+    /// only follow their scripts.
+    pub fn analyst(&self, agent: &AgentProfile) -> Option<Arc<dyn LanguageModel>> {
+        let name = if agent.llm.engine.is_empty() { &self.default_llm } else { &agent.llm.engine };
+        if matches!(name.as_str(), "builtin" | "scripted") { None } else { self.llm.get(name).cloned() }
+    }
+
     /// The model with the configured fallback behind it, where this agent can use that.
     fn backed_up(&self, name: &str, first: Arc<dyn LanguageModel>, agent: &AgentProfile) -> Arc<dyn LanguageModel> {
         let second: Option<Arc<dyn LanguageModel>> = match self.llm_fallback.as_str() {

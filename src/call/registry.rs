@@ -264,6 +264,11 @@ impl Calls {
         Ok((engines.llm, tools, self.inner.settings.with(&agent.turn)))
     }
 
+    /// The model that can say what came of this agent's calls, where there is one.
+    pub fn analyst(&self, agent: &AgentProfile) -> Option<Arc<dyn LanguageModel>> {
+        self.inner.engines.analyst(agent)
+    }
+
     /// The longest that a call of this agent may last, in seconds; four hours where there is no limit.
     pub fn longest_call_s(&self, agent: &AgentProfile) -> u32 {
         match self.inner.settings.with(&agent.turn).max_call_ms {
