@@ -14,6 +14,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::agent::tools::ToolRegistry;
+use crate::call::analysis::Analyst;
+use crate::call::deliveries::Deliveries;
 use crate::call::desk::Desk;
 use crate::call::engines::Engines;
 use crate::call::recorder::Archive;
@@ -54,6 +56,8 @@ pub struct App {
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
     upkeep: tokio::task::JoinHandle<()>,
     errands: tokio::task::JoinHandle<()>,
+    /// What comes after calls: ends when it is closing.
+    after: TaskTracker,
     /// Cancelled: take no more calls. Then: take no more connections.
     draining: CancellationToken,
     closing: CancellationToken,
@@ -145,6 +149,13 @@ impl App {
         }
         let (draining, closing, sockets) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let api_store = store.clone();
+        let after = TaskTracker::new();
+        if let Some(store) = &store {
+            let deliveries = Deliveries::new(store.clone(), (&config.webhooks).into()).context("webhooks")?;
+            after.spawn(deliveries.run(closing.clone()));
+            after.spawn(Analyst::new(store.clone(), calls.clone()).run(closing.clone()));
+        }
+        after.close();
         let desk = Desk::new(calls.clone(), directory.clone(), store.clone(), {
             let urls = urls.clone();
             move |path| urls.http(path)
@@ -197,7 +208,20 @@ impl App {
         let reconcile = Duration::from_secs(config.security.reconcile_s);
         let errands = tokio::spawn(run_errands(door, reconcile, closing.clone()));
         let drain = Duration::from_secs(config.server.drain_s);
-        Ok(Self { calls, sip, address, serving, upkeep, errands, draining, closing, sockets, archive: thread, drain })
+        Ok(Self {
+            calls,
+            sip,
+            address,
+            serving,
+            upkeep,
+            errands,
+            after,
+            draining,
+            closing,
+            sockets,
+            archive: thread,
+            drain,
+        })
     }
 
     /// Takes no more calls, lets those that run finish within `server.drain_s`, ends the rest, and closes everything.
@@ -211,6 +235,7 @@ impl App {
         let _ = tokio::time::timeout(CLOSE, self.serving).await;
         let _ = self.upkeep.await;
         let _ = self.errands.await;
+        let _ = tokio::time::timeout(CLOSE, self.after.wait()).await;
         // The last sender of the archive goes with the calls; its thread then ends by itself.
         drop((self.calls, self.sip));
         let archive = self.archive;

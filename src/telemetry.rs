@@ -140,6 +140,11 @@ const HISTOGRAMS: &[Histogram] = &[
         buckets: ENGINE,
         meaning: "Synthesis asked for to its first audio",
     },
+    Histogram {
+        name: "offhook_webhook_out_seconds",
+        buckets: ENGINE,
+        meaning: "An attempt to tell a company what happened, to its answer",
+    },
 ];
 
 fn describe() {
@@ -150,6 +155,8 @@ fn describe() {
     describe_counter!("offhook_call_end_total", Unit::Count, "Calls ended, by who ended them and why");
     describe_counter!("offhook_frames_dropped_total", Unit::Count, "20 ms frames dropped, by where");
     describe_counter!("offhook_webhook_total", Unit::Count, "Webhooks received, by provider and result");
+    describe_counter!("offhook_webhook_out_total", Unit::Count, "Attempts to tell companies what happened, by result");
+    describe_counter!("offhook_call_analysis_total", Unit::Count, "Calls summed up, by whom and by outcome");
 }
 
 #[cfg(test)]

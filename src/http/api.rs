@@ -51,6 +51,7 @@ pub(crate) mod problem;
 mod recording;
 mod session;
 mod users;
+mod webhooks;
 mod wiring;
 
 use problem::{ApiError, Kind};
@@ -219,6 +220,7 @@ fn described() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
         .merge(knowledge::routes())
         .merge(calls::routes())
         .merge(messages::routes())
+        .merge(webhooks::routes())
         .merge(audit::routes())
         .split_for_parts()
 }
