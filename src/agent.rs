@@ -1,6 +1,7 @@
 //! What to say: an agent's profile, its workflow, its memory of the conversation, its tools.
 
 pub mod builtin;
+pub mod contacts;
 pub mod dialling;
 pub mod extract;
 pub mod hear;

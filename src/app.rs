@@ -151,6 +151,7 @@ impl App {
         let api_store = store.clone();
         let after = TaskTracker::new();
         if let Some(store) = &store {
+            calls.use_contacts(Arc::new(store.clone()));
             let deliveries = Deliveries::new(store.clone(), (&config.webhooks).into()).context("webhooks")?;
             after.spawn(deliveries.run(closing.clone()));
             after.spawn(Analyst::new(store.clone(), calls.clone()).run(closing.clone()));

@@ -24,6 +24,7 @@ mod apply;
 pub mod audit;
 pub mod calls;
 pub mod companies;
+mod contacts;
 mod db;
 pub mod directory;
 pub mod endpoints;

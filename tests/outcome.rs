@@ -63,6 +63,7 @@ on_every_store! {
     an_endpoint_that_is_gone_is_switched_off
     while_a_secret_changes_both_sign
     a_message_that_came_in_is_told
+    an_agent_remembers_the_number_on_the_line_and_no_other
     webhooks_are_set_up_by_file
     webhooks_are_managed_by_their_owner_and_seen_by_no_other_company
 }
@@ -653,6 +654,71 @@ async fn a_message_that_came_in_is_told(base: Base) {
     assert_eq!((&message["text"], &message["from"]), (&json!("Are you open?"), &json!("+15550002222")));
     running.end().await;
     assert_eq!(receiver.at("/crm").len(), 1);
+}
+
+async fn an_agent_remembers_the_number_on_the_line_and_no_other(base: Base) {
+    let tool = Answer::Tool { name: "recall_caller".into(), arguments: "{}".into() };
+    let (whole, model) = with_model(base, vec![tool, Answer::Text("You asked for a table.".into())]).await;
+    let mut agent = front_desk();
+    (agent["llm"], agent["recall"]) = (json!({ "engine": "openai" }), json!(true));
+    agent["tools"].as_array_mut().unwrap().push(json!("recall_caller"));
+    let config = MockTwilioConfig { caller: Some(caller(Ender::Caller)), ..account() };
+    let acme = OnTwilio::set_up(&whole, config, json!({}), agent).await;
+    let other = place(&whole.store, "Other").await;
+    let store = &whole.store;
+    let own = Place { company: acme.company.id, integration: acme.integration, agent: acme.agent };
+    let told = |summary: &str| outcome::Analysis { summary: summary.into(), ..outcome::read(JUDGED).unwrap() };
+    // Two calls with the number, one on each side; one with another; one of another company.
+    let with = |place: &Place, direction, number: &str| {
+        let (from, to) = match direction {
+            Direction::Inbound => (number, LINE),
+            Direction::Outbound => (LINE, number),
+        };
+        let (from, to) = (PhoneNumber::new(from), PhoneNumber::new(to));
+        let mut call = CallRecord { direction, from, to, ..record(place) };
+        call.close(now(), CallEnd::new(Party::Caller, EndReason::HungUp));
+        call
+    };
+    let calls = [
+        (with(&own, Direction::Inbound, whole::CALLER), "Wanted a table."),
+        (with(&own, Direction::Outbound, whole::CALLER), "Confirmed the table."),
+        (with(&own, Direction::Inbound, whole::PERSON), "A secret of somebody else."),
+        (with(&other, Direction::Inbound, whole::CALLER), "A secret of another company."),
+    ];
+    for (call, summary) in &calls {
+        store.put_call(call).await.unwrap();
+        store.put_analysis(call.company_id, call.id, Some(&told(summary))).await.unwrap();
+    }
+    let (line, peer) = (PhoneNumber::new(LINE), PhoneNumber::new(whole::CALLER));
+    let message = NewMessage {
+        company: own.company,
+        integration: own.integration,
+        direction: Direction::Inbound,
+        line: &line,
+        peer: &peer,
+        text: "Is there parking?",
+        media: &[],
+        provider_message: Some("SM7"),
+        status: "received",
+    };
+    store.add_message(message).await.unwrap();
+    let record = acme.rung().await;
+    let result = text(&record["transcript"]["tools"][0]["result"]).to_owned();
+    let result: Value = serde_json::from_str(&result).unwrap();
+    let contacts = result["contacts"].as_array().unwrap();
+    let listed: Vec<_> =
+        contacts.iter().map(|one| (text(&one["what"]), text(&one["outcome"]), text(&one["text"]))).collect();
+    assert_eq!(listed[0], ("they wrote", "received", "Is there parking?"));
+    assert!(listed.contains(&("they called", "resolved", "Wanted a table.")), "{listed:?}");
+    assert!(listed.contains(&("we called them", "resolved", "Confirmed the table.")));
+    assert_eq!(listed.len(), 3, "neither the call itself nor others: {listed:?}");
+    // The prompt held them before the model was asked anything.
+    let prompt = format!("{:?}", model.requests()[0].messages[0]);
+    assert!(prompt.contains("Earlier contacts") && prompt.contains("Wanted a table."), "{prompt}");
+    assert!(!prompt.contains("secret"), "{prompt}");
+    let hidden = store.contacts(own.company, &PhoneNumber::new("anonymous"), CallId::new(), 10).await.unwrap();
+    assert_eq!(hidden, []);
+    whole.stop().await;
 }
 
 async fn webhooks_are_set_up_by_file(base: Base) {

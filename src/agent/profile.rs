@@ -45,6 +45,9 @@ pub struct AgentProfile {
     /// Whether its calls are summed up when they are over (`true` unless told), by its model or by rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<bool>,
+    /// Whether the last contacts with the number on the line stand in the prompt when a call begins.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recall: bool,
     /// Turn-taking settings that differ from the server's.
     #[serde(default)]
     #[schema(value_type = Object)]

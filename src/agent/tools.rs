@@ -14,6 +14,7 @@ use crate::telephony::{CallId, PhoneNumber};
 
 mod end_call;
 mod handover;
+pub mod recall_caller;
 mod remember;
 pub mod search_knowledge;
 pub mod telephone;

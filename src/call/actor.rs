@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics::{Histogram, counter, histogram};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +55,8 @@ pub(crate) struct Parts {
     pub start: Instant,
     pub memory: Memory,
     pub detector: Detector,
+    /// What is known of earlier contacts, when it has been looked up.
+    pub past: Option<oneshot::Receiver<String>>,
 }
 
 /// The reply that has, or is to have, the floor.
@@ -111,6 +113,7 @@ pub(crate) struct Call {
     egress: Egress,
     stt: SttSession,
     memory: Memory,
+    past: Option<oneshot::Receiver<String>>,
     speech: Option<Speech>,
     tasks: JoinSet<()>,
     utterance_open: bool,
@@ -145,6 +148,7 @@ impl Call {
             start,
             memory,
             detector,
+            past,
         } = parts;
         let agent = setup.agent.clone();
         let stt = engines.stt.open(SttRequest { language: agent.language.clone(), hints: Vec::new() });
@@ -183,6 +187,7 @@ impl Call {
             drained,
             start,
             memory,
+            past,
             speech: None,
             tasks: JoinSet::new(),
             utterance_open: false,
@@ -486,13 +491,28 @@ impl Call {
         taken
     }
 
+    /// Takes in what was looked up about the caller, once it is there.
+    fn recall(&mut self) {
+        match self.past.as_mut().map(oneshot::Receiver::try_recv) {
+            Some(Ok(note)) => self.memory.knows(&note),
+            None | Some(Err(oneshot::error::TryRecvError::Empty)) => return,
+            Some(Err(oneshot::error::TryRecvError::Closed)) => {}
+        }
+        self.past = None;
+    }
+
     fn prepare(&mut self, now: Instant, id: ReplyId, text: String) {
+        self.recall();
         let request = self.memory.with_user(&text).request(&self.tools.specs(), &self.agent.llm);
         let source = Source::Model {
             request,
             model: self.engines.llm.clone(),
             tools: self.tools.clone(),
-            context: ToolContext { call: self.setup.id, caller: self.setup.from.clone(), line: self.setup.to.clone() },
+            context: ToolContext {
+                call: self.setup.id,
+                caller: self.setup.peer().clone(),
+                line: self.setup.own().clone(),
+            },
         };
         self.egress.discard(now);
         self.egress.hold();

@@ -7,7 +7,7 @@ use crate::clock;
 use crate::conversation::transcript::Transcript;
 use crate::providers;
 pub use crate::store::calls::{CallRecord, Interruptions, LegRecord};
-use crate::telephony::{Direction, Party};
+use crate::telephony::Party;
 
 /// What is known of a call before its audio comes.
 pub fn offered(setup: &CallSetup) -> CallRecord {
@@ -44,11 +44,6 @@ pub fn offered(setup: &CallSetup) -> CallRecord {
 /// Its audio is there.
 pub(crate) fn answered(setup: &CallSetup) -> CallRecord {
     let now = clock::now();
-    // Whoever dialled, the caller is the person that the agent talks with.
-    let peer = match setup.direction {
-        Direction::Inbound => &setup.from,
-        Direction::Outbound => &setup.to,
-    };
     let leg = LegRecord {
         party: Party::Caller,
         // What does not stream reaches us by SIP.
@@ -56,7 +51,7 @@ pub(crate) fn answered(setup: &CallSetup) -> CallRecord {
             true => setup.provider.into(),
             false => "sip".into(),
         },
-        number: peer.clone(),
+        number: setup.peer().clone(),
         started: now,
         ended: None,
     };

@@ -10,16 +10,18 @@ use dashmap::DashMap;
 use futures::FutureExt;
 use metrics::{counter, gauge};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error, info_span, warn};
 use uuid::Uuid;
 
+use crate::agent::contacts::{Contacts, MAX_CONTACTS, paragraph};
 use crate::agent::knowledge::Library;
 use crate::agent::memory::Memory;
 use crate::agent::profile::AgentProfile;
 use crate::agent::prompt::{self, CallFacts};
+use crate::agent::tools::recall_caller::{self, RecallCaller};
 use crate::agent::tools::search_knowledge::{self, SearchKnowledge};
 use crate::agent::tools::telephone::{self, Telephone};
 use crate::agent::tools::{ToolBox, ToolRegistry};
@@ -57,6 +59,24 @@ pub struct CallSetup {
     pub agent_version: Option<i64>,
     /// Why we dialled.
     pub purpose: Option<String>,
+}
+
+impl CallSetup {
+    /// Whoever dialled, the caller is the person that the agent talks with.
+    pub fn peer(&self) -> &PhoneNumber {
+        match self.direction {
+            Direction::Inbound => &self.from,
+            Direction::Outbound => &self.to,
+        }
+    }
+
+    /// Our number on the call.
+    pub fn own(&self) -> &PhoneNumber {
+        match self.direction {
+            Direction::Inbound => &self.to,
+            Direction::Outbound => &self.from,
+        }
+    }
 }
 
 /// Why a call was not taken.
@@ -156,6 +176,7 @@ struct Inner {
     over: LastCalls,
     exchange: OnceLock<Weak<dyn Exchange>>,
     library: OnceLock<Arc<dyn Library>>,
+    contacts: OnceLock<Arc<dyn Contacts>>,
     draining: AtomicBool,
     drained: CancellationToken,
     tasks: TaskTracker,
@@ -179,8 +200,12 @@ impl Inner {
                 names.push(search_knowledge::NAME);
             }
         }
+        if let Some(contacts) = self.contacts.get() {
+            registry.add(Arc::new(RecallCaller { contacts: contacts.clone(), company }));
+        }
         let there: Vec<&str> = registry.names().collect();
-        names.retain(|name| there.contains(name) || !telephone::NAMES.contains(name));
+        let may_lack = |name: &str| telephone::NAMES.contains(&name) || name == recall_caller::NAME;
+        names.retain(|name| there.contains(name) || !may_lack(name));
         ToolBox::new(names, &registry).map_err(|error| error.to_string())
     }
 }
@@ -214,6 +239,7 @@ impl Calls {
                 over: LastCalls::default(),
                 exchange: OnceLock::new(),
                 library: OnceLock::new(),
+                contacts: OnceLock::new(),
                 draining: AtomicBool::new(false),
                 drained: CancellationToken::new(),
                 tasks: TaskTracker::new(),
@@ -247,6 +273,27 @@ impl Calls {
     /// Where agents look things up; said once.
     pub fn use_library(&self, library: Arc<dyn Library>) {
         let _ = self.inner.library.set(library);
+    }
+
+    /// What agents remember of numbers; said once.
+    pub fn use_contacts(&self, contacts: Arc<dyn Contacts>) {
+        let _ = self.inner.contacts.set(contacts);
+    }
+
+    /// Looks up the last contacts with the number on the line, beside the call: the greeting never waits for it, and what
+    /// is not there in time is left out.
+    fn past(&self, setup: &CallSetup) -> Option<oneshot::Receiver<String>> {
+        let contacts = self.inner.contacts.get().filter(|_| setup.agent.recall)?;
+        let past = contacts.past(setup.company_id, setup.peer(), setup.id, MAX_CONTACTS);
+        let (told, past_told) = oneshot::channel();
+        self.inner.tasks.spawn(async move {
+            match tokio::time::timeout(PAST_LIMIT, past).await {
+                Ok(Ok(past)) => drop(paragraph(&past).map(|note| told.send(note))),
+                Ok(Err(fault)) => warn!(%fault, "earlier contacts could not be looked up"),
+                Err(_) => warn!("earlier contacts were not found in time; the agent does without"),
+            }
+        });
+        Some(past_told)
     }
 
     /// What an agent needs to answer in writing.
@@ -327,10 +374,7 @@ impl Calls {
         let facts = CallFacts {
             company: setup.company.clone(),
             direction: setup.direction,
-            caller: match setup.direction {
-                Direction::Inbound => setup.from.clone(),
-                Direction::Outbound => setup.to.clone(),
-            },
+            caller: setup.peer().clone(),
             purpose: setup.purpose.clone().unwrap_or_default(),
             local_time: clock::spoken(clock::now()),
         };
@@ -350,6 +394,7 @@ impl Calls {
             drained: inner.drained.clone(),
             start,
             detector: inner.detector,
+            past: self.past(&setup),
             setup: setup.clone(),
         })
         .map_err(|error| refuse(error.to_string()))?;
@@ -446,6 +491,8 @@ impl Calls {
 const OFFER_WAIT: Duration = Duration::from_millis(150);
 /// A file whose record the store has not taken by then is left for the next start.
 const KEPT_LIFE: Duration = Duration::from_secs(3600);
+/// Earlier contacts that are not found by then are left out of the prompt.
+const PAST_LIMIT: Duration = Duration::from_millis(100);
 /// Enough for a spoken goodbye.
 const GOODBYE: Duration = Duration::from_secs(8);
 /// A cancelled call closes its files within this.

@@ -589,6 +589,7 @@ pub(super) fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec
         transfer_to,
         detect_machine,
         analysis,
+        recall,
         turn,
     } = old;
     [
@@ -605,6 +606,7 @@ pub(super) fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec
         ("transfer_to", *transfer_to != new.transfer_to),
         ("detect_machine", *detect_machine != new.detect_machine),
         ("analysis", *analysis != new.analysis),
+        ("recall", *recall != new.recall),
         ("turn", *turn != new.turn),
     ]
     .into_iter()

@@ -66,7 +66,7 @@ fn faults(profile: &AgentProfile) -> Vec<(String, String)> {
         faults.push(("greeting".into(), format!("is longer than {MAX_GREETING} bytes")));
     }
     for (index, tool) in profile.tools.iter().enumerate() {
-        if !CALL_TOOLS.iter().chain(&PROVIDER_TOOLS).any(|(known, _)| known == tool) {
+        if !CALL_TOOLS.iter().chain(&NAMED_TOOLS).chain(&PROVIDER_TOOLS).any(|(known, _)| known == tool) {
             let problem = "is no tool; GET /api/v1/agents/{id}/tools lists them".to_owned();
             faults.push((format!("tools[{index}]"), problem));
         }
@@ -281,6 +281,9 @@ const CALL_TOOLS: [Tool; 3] = [
     ("handover", "Asks for a person."),
 ];
 
+/// Those that an agent has when it names them.
+const NAMED_TOOLS: [Tool; 1] = [("recall_caller", "Gives the last calls and messages with the person on the line.")];
+
 /// Those that integrations bring.
 const PROVIDER_TOOLS: [Tool; 3] = [
     ("make_call", "Calls a phone number; the same agent talks on that call."),
@@ -322,6 +325,10 @@ async fn tools(
     }
     let always = CALL_TOOLS.map(|(name, about)| ToolInfo { name, about, integrations: Vec::new(), enabled: true });
     let mut items = Vec::from(always);
+    for (name, about) in NAMED_TOOLS {
+        let enabled = agent.profile.tools.iter().any(|tool| tool == name);
+        items.push(ToolInfo { name, about, integrations: Vec::new(), enabled });
+    }
     for (name, about) in PROVIDER_TOOLS {
         let able = integrations.iter().filter(|(_, capabilities)| makes_possible(*capabilities, name));
         let able: Vec<String> = able.map(|(integration, _)| integration.clone()).collect();
