@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use crate::agent::tools::ToolRegistry;
 use crate::call::analysis::Analyst;
+use crate::call::budget::Budgets;
 use crate::call::deliveries::Deliveries;
 use crate::call::desk::Desk;
 use crate::call::engines::Engines;
@@ -152,6 +153,9 @@ impl App {
         let after = TaskTracker::new();
         if let Some(store) = &store {
             calls.use_contacts(Arc::new(store.clone()));
+            let budgets = Budgets::new(store.clone(), directory.clone(), config.prices.clone());
+            calls.use_budgets(budgets.clone());
+            after.spawn(budgets.run(closing.clone()));
             let deliveries = Deliveries::new(store.clone(), (&config.webhooks).into()).context("webhooks")?;
             after.spawn(deliveries.run(closing.clone()));
             after.spawn(Analyst::new(store.clone(), calls.clone()).run(closing.clone()));

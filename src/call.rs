@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod analysis;
+pub mod budget;
 pub mod clients;
 pub mod deliveries;
 pub mod desk;

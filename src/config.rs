@@ -13,6 +13,7 @@ use figment::value::{Dict, Value};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use crate::call::budget::PricesConfig;
 use crate::call::deliveries::WebhooksConfig;
 use crate::call::recorder::RecordingConfig;
 use crate::call::registry::LimitsConfig;
@@ -63,6 +64,7 @@ pub struct Config {
     pub recording: RecordingConfig,
     pub telemetry: TelemetryConfig,
     pub webhooks: WebhooksConfig,
+    pub prices: PricesConfig,
     pub sip: SipConfig,
     pub models: ModelsConfig,
 }
@@ -313,6 +315,7 @@ impl Config {
         faults.extend(self.speech.tts.openai.faults());
         faults.extend(self.llm.openai.faults());
         faults.extend(self.knowledge.faults().into_iter().map(|(key, problem)| format!("knowledge.{key} {problem}")));
+        faults.extend(self.prices.faults().into_iter().map(|(key, problem)| format!("prices.{key} {problem}")));
         faults.extend(self.webhooks.faults().into_iter().map(|(key, problem)| format!("webhooks.{key} {problem}")));
         let mut require = |holds: bool, fault: String| {
             if !holds {

@@ -44,6 +44,7 @@ mod read;
 pub mod recordings;
 pub mod secrets;
 pub mod setup;
+pub mod spend;
 pub mod users;
 mod watch;
 

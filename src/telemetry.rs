@@ -156,6 +156,7 @@ fn describe() {
     describe_counter!("offhook_frames_dropped_total", Unit::Count, "20 ms frames dropped, by where");
     describe_counter!("offhook_webhook_total", Unit::Count, "Webhooks received, by provider and result");
     describe_counter!("offhook_webhook_out_total", Unit::Count, "Attempts to tell companies what happened, by result");
+    describe_counter!("offhook_budget_spent_total", Unit::Count, "Budgets used up: of calls, and of companies' days");
     describe_counter!("offhook_call_analysis_total", Unit::Count, "Calls summed up, by whom and by outcome");
 }
 

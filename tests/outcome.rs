@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,12 +17,14 @@ use common::{Cast, PATIENCE, quick};
 use jiff::Timestamp;
 use offhook::agent::outcome;
 use offhook::call::deliveries::{Deliveries, DeliverySettings};
+use offhook::call::registry::Refused;
 use offhook::conversation::transcript::Transcript;
 use offhook::load::fixture::Ender;
 use offhook::mock::twilio::MockTwilioConfig;
 use offhook::providers;
 use offhook::providers::credentials::Credentials;
 use offhook::providers::provider::CallOutcome;
+use offhook::speech::llm::{ChatRequest, Finish, LanguageModel, LlmEvent, ReplyStream};
 use offhook::speech::scripted::{Answer, ScriptedModel};
 use offhook::store::calls::{CallRecord, Interruptions, ProviderNews};
 use offhook::store::companies::CompanySettings;
@@ -30,6 +33,7 @@ use offhook::store::integrations::NewIntegration;
 use offhook::store::messages::NewMessage;
 use offhook::store::outbox::{Delivery, DeliveryState, EventKind, SWITCHED_OFF};
 use offhook::store::setup::Setup;
+use offhook::store::spend::Used;
 use offhook::store::{Action, ApplyOptions, At, Part, Store};
 use offhook::telephony::{CallEnd, CallId, Direction, EndReason, Party, PhoneNumber};
 use secrecy::{ExposeSecret, SecretString};
@@ -64,6 +68,8 @@ on_every_store! {
     while_a_secret_changes_both_sign
     a_message_that_came_in_is_told
     an_agent_remembers_the_number_on_the_line_and_no_other
+    a_call_over_its_budget_ends_politely_and_a_company_over_its_day_excuses_itself
+    what_two_servers_count_of_a_day_is_added
     webhooks_are_set_up_by_file
     webhooks_are_managed_by_their_owner_and_seen_by_no_other_company
 }
@@ -719,6 +725,92 @@ async fn an_agent_remembers_the_number_on_the_line_and_no_other(base: Base) {
     let hidden = store.contacts(own.company, &PhoneNumber::new("anonymous"), CallId::new(), 10).await.unwrap();
     assert_eq!(hidden, []);
     whole.stop().await;
+}
+
+/// Answers at the price of 600 tokens read and 400 written.
+#[derive(Default)]
+struct Costly {
+    asked: AtomicUsize,
+}
+
+impl LanguageModel for Costly {
+    fn name(&self) -> &'static str {
+        "openai"
+    }
+
+    fn reply(&self, _: ChatRequest) -> ReplyStream {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let (stream, events, cancel) = ReplyStream::new();
+        tokio::spawn(cancel.run_until_cancelled_owned(async move {
+            for event in [
+                LlmEvent::Text("We open at nine.".into()),
+                LlmEvent::Usage { prompt_tokens: 600, completion_tokens: 400 },
+                LlmEvent::Done { finish: Finish::Stop },
+            ] {
+                let _ = events.send(Ok(event)).await;
+            }
+        }));
+        stream
+    }
+}
+
+async fn a_call_over_its_budget_ends_politely_and_a_company_over_its_day_excuses_itself(base: Base) {
+    let model = Arc::new(Costly::default());
+    let mut engines = Cast::new(quick()).engines();
+    engines.llm.insert("openai".into(), model.clone());
+    let whole = Whole::with_engines(base, engines, |config| {
+        config.turn.max_speculations = 0;
+        (config.prices.openai_prompt, config.prices.openai_completion) = (2.0, 8.0);
+    })
+    .await;
+    let mut agent = front_desk();
+    (agent["llm"], agent["analysis"]) = (json!({ "engine": "openai" }), json!(false));
+    agent["budget"] = json!({ "tokens_per_call": 1000 });
+    let config = MockTwilioConfig { caller: Some(caller(Ender::Agent)), ..account() };
+    let settings = json!({ "budget": { "tokens_per_day": 2000 } });
+    let acme = OnTwilio::set_up(&whole, config, settings, agent).await;
+    for _ in 0..2 {
+        let record = acme.rung().await;
+        assert_eq!(record["end"], json!({ "by": "system", "reason": "over_budget" }), "{record}");
+        let said = Company::said(&record);
+        assert_eq!(said[said.len() - 2], "agent: We open at nine.", "what was being said is heard to its end");
+        assert!(said.last().unwrap().starts_with("agent: I am sorry, our time is up."), "{said:?}");
+        assert!(text(&record["faults"][0]).contains("that of the call"), "{record}");
+    }
+    // The day is used up: told once, exact in the store, and the next caller hears an excuse and no model.
+    let told = until("it is told", async || acme.company.audited("budget.day_spent").await.pop()).await;
+    assert_eq!((&told["detail"]["tokens"], &told["detail"]["cents"]), (&json!(2000), &json!(0)));
+    let today = now().as_second().div_euclid(24 * 3600);
+    let used = until("it is written", async || {
+        let (_, used) = whole.store.spends(today).await.unwrap().pop()?;
+        (used.tokens() == 2000).then_some(used)
+    })
+    .await;
+    assert_eq!((used.prompt_tokens, used.completion_tokens, used.micros), (1200, 800, 1200 * 2 + 800 * 8));
+    assert!(used.heard_ms > 0 && used.spoken_chars == 2 * "We open at nine.".len() as u64, "{used:?}");
+    let record = acme.rung().await;
+    assert_eq!(record["end"]["reason"], "over_budget");
+    let excuse = "agent: I am sorry, something is not working right now. Please call again a little later.";
+    assert_eq!(Company::said(&record), [excuse]);
+    assert_eq!(model.asked.load(Ordering::SeqCst), 2);
+    assert_eq!(acme.company.audited("budget.day_spent").await.len(), 1);
+    let profile = whole.store.agent(acme.company.id, acme.agent).await.unwrap().unwrap().profile.0;
+    assert_eq!(whole.app.calls.writer(&profile, acme.company.id).err(), Some(Refused::OverBudget));
+    whole.stop().await;
+}
+
+async fn what_two_servers_count_of_a_day_is_added(base: Base) {
+    let (store, other) = (base.open().await, base.open().await);
+    let acme = place(&store, "Acme").await;
+    let used = Used { prompt_tokens: 1, completion_tokens: 2, heard_ms: 3, spoken_chars: 4, micros: 5 };
+    for n in 0..10 {
+        let server = if n % 2 == 0 { &store } else { &other };
+        server.add_spend(acme.company, 20_000, &used).await.unwrap();
+    }
+    assert_eq!(store.add_spend(Uuid::now_v7(), 20_000, &used).await.unwrap(), None, "a company that is gone");
+    let all = Used { prompt_tokens: 10, completion_tokens: 20, heard_ms: 30, spoken_chars: 40, micros: 50 };
+    assert_eq!(store.spends(20_000).await.unwrap(), [(acme.company, all)]);
+    assert_eq!(store.spends(20_001).await.unwrap(), []);
 }
 
 async fn webhooks_are_set_up_by_file(base: Base) {

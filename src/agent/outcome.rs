@@ -379,7 +379,7 @@ pub fn by_rule(story: &Story<'_>) -> Analysis {
 }
 
 fn rule_outcome(story: &Story<'_>) -> Outcome {
-    use EndReason::{Crashed, Drained, EngineFailed, Goodbye, Panicked, ProtocolError};
+    use EndReason::{Crashed, Drained, EngineFailed, Goodbye, OverBudget, Panicked, ProtocolError, TooLong};
     let reason = story.end.map(|end| end.reason);
     let settled = |tool: &ToolUse| !tool.result.contains("\"error\"");
     if !story.answered {
@@ -399,6 +399,9 @@ fn rule_outcome(story: &Story<'_>) -> Outcome {
     }
     if !story.has_words() {
         return Outcome::Abandoned;
+    }
+    if matches!(reason, Some(OverBudget | TooLong)) {
+        return Outcome::Unresolved;
     }
     let acted = story.tools.iter().any(|tool| matches!(tool.name.as_str(), "make_call" | "send_sms") && settled(tool));
     // A goodbye of the agent is said when the matter is settled.
@@ -639,6 +642,7 @@ mod tests {
             (Story { handover: Some("billing"), ..base }, Outcome::CallbackWanted),
             (Story { handover: Some("billing"), transferred: true, ..base }, Outcome::Transferred),
             (Story { end: ended(EndReason::EngineFailed), ..base }, Outcome::Failed),
+            (Story { end: ended(EndReason::OverBudget), ..base }, Outcome::Unresolved),
             (Story { lines: &[], ..base }, Outcome::Abandoned),
             (Story { answered: false, lines: &[], ..base }, Outcome::Abandoned),
             (Story { answered: false, direction: Direction::Outbound, lines: &[], ..base }, Outcome::NotReached),

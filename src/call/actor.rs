@@ -16,6 +16,7 @@ use crate::agent::memory::Memory;
 use crate::agent::phrases::Phrases;
 use crate::agent::profile::AgentProfile;
 use crate::agent::tools::{CallEffect, ToolBox, ToolContext, ToolResult};
+use crate::call::budget::Meter;
 use crate::call::egress::{Egress, Played};
 use crate::call::engines::CallEngines;
 use crate::call::handle::{CallCommand, CallEvent, CallEvents};
@@ -57,6 +58,10 @@ pub(crate) struct Parts {
     pub detector: Detector,
     /// What is known of earlier contacts, when it has been looked up.
     pub past: Option<oneshot::Receiver<String>>,
+    /// What the call uses is counted here.
+    pub meter: Option<Meter>,
+    /// Its company has used up its day: the greeting is an excuse, and nothing follows.
+    pub spent: bool,
 }
 
 /// The reply that has, or is to have, the floor.
@@ -114,6 +119,11 @@ pub(crate) struct Call {
     stt: SttSession,
     memory: Memory,
     past: Option<oneshot::Receiver<String>>,
+    meter: Option<Meter>,
+    /// Its budget, or its company's, is used up: the call ends with what is being said.
+    spent: bool,
+    /// Of the utterance that is open, 20 ms each.
+    chunks_heard: u32,
     speech: Option<Speech>,
     tasks: JoinSet<()>,
     utterance_open: bool,
@@ -149,6 +159,8 @@ impl Call {
             memory,
             detector,
             past,
+            meter,
+            spent,
         } = parts;
         let agent = setup.agent.clone();
         let stt = engines.stt.open(SttRequest { language: agent.language.clone(), hints: Vec::new() });
@@ -188,6 +200,9 @@ impl Call {
             start,
             memory,
             past,
+            meter,
+            spent,
+            chunks_heard: 0,
             speech: None,
             tasks: JoinSet::new(),
             utterance_open: false,
@@ -216,6 +231,10 @@ impl Call {
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let now = self.now();
         self.feed(now, Event::Answered);
+        if self.spent {
+            self.note_spent("day");
+            self.feed(now, Event::EndRequested);
+        }
         let end = loop {
             if let Some(end) = self.end {
                 break end;
@@ -296,6 +315,7 @@ impl Call {
             && let Some(chunk) = self.ingress.newest()
         {
             let chunk = SttInput::Audio(chunk.clone());
+            self.chunks_heard += 1;
             self.to_stt(chunk);
         }
         if let Some(key) = judged.key {
@@ -331,10 +351,16 @@ impl Call {
     fn on_made(&mut self, made: Option<Made>) {
         let now = self.now();
         let Some(speech) = self.speech.as_mut() else { return };
+        // Tokens are told at the end of an answer.
+        let counted = matches!(made, Some(Made::Tools { .. } | Made::Done { .. } | Made::Failed { .. }));
         match made {
             Some(Made::FirstToken) => self.stage(now, "first_token"),
             Some(Made::Clause(text)) => {
                 speech.clauses_made += 1;
+                // Fixed phrases are kept as sound.
+                if let (Some(meter), Some(_)) = (&self.meter, &speech.answers) {
+                    meter.spoken(self.voice.tts.name(), &text);
+                }
                 self.egress.begin(text);
                 self.stage(now, "first_clause");
             }
@@ -364,7 +390,28 @@ impl Call {
                 }
             }
         }
+        if counted {
+            self.heed_budget();
+        }
         self.pump(now);
+    }
+
+    /// A call that has used up what it may says what it is saying, and goodbye.
+    fn heed_budget(&mut self) {
+        if !self.spent && self.meter.as_ref().is_some_and(Meter::is_spent) {
+            self.spent = true;
+            counter!("offhook_budget_spent_total", "of" => "call").increment(1);
+            self.note_spent("call");
+            self.feed_media(Event::WindDown);
+        }
+    }
+
+    fn note_spent(&mut self, of: &'static str) {
+        info!(of, "a budget is used up; the call ends");
+        let mut record = self.record.lock();
+        if record.faults.len() < MAX_FAULTS {
+            record.faults.push(format!("budget: that of the {of} is used up"));
+        }
     }
 
     fn on_tools(&mut self, now: Instant, said: String, calls: Vec<ToolCall>, results: Vec<ToolResult>) {
@@ -440,6 +487,7 @@ impl Call {
                 self.transcript_at = None;
                 self.to_stt(SttInput::Begin { utterance });
                 for chunk in self.ingress.pre_roll() {
+                    self.chunks_heard += 1;
                     if self.stt.input.try_send(SttInput::Audio(chunk.clone())).is_err() {
                         counter!("offhook_frames_dropped_total", "where" => "stt").increment(1);
                     }
@@ -455,6 +503,10 @@ impl Call {
             Action::EndUtterance { utterance } => {
                 self.utterance_open = false;
                 self.to_stt(SttInput::End { utterance });
+                let heard = FRAME * std::mem::take(&mut self.chunks_heard);
+                if let Some(meter) = &self.meter {
+                    meter.heard(self.engines.stt.name(), heard);
+                }
             }
             Action::Prepare { reply, text } => self.prepare(now, reply, text),
             Action::Commit { reply } => self.commit(now, reply),
@@ -479,7 +531,10 @@ impl Call {
                 self.pump(now);
             }
             Action::Interrupt { .. } => self.interrupt(now),
-            Action::HangUp(end) => self.end = Some(end),
+            Action::HangUp(end) => {
+                let over = CallEnd::new(Party::System, EndReason::OverBudget);
+                self.end = Some(if self.spent { over } else { end });
+            }
         }
     }
 

@@ -160,7 +160,7 @@ impl Analyst {
         if story.has_words()
             && fresh
             && due.attempts < MAX_BEGUN
-            && let Some(model) = self.calls.analyst(&profile)
+            && let Some(model) = self.calls.analyst(company, &profile)
         {
             match ask(&*model, &profile, &story).await {
                 Ok(analysis) => return Ok(Some(outcome::settle(analysis, &story))),

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::agent::contacts::{Contacts, MAX_CONTACTS, paragraph};
 use crate::agent::knowledge::Library;
 use crate::agent::memory::Memory;
+use crate::agent::phrases::Phrases;
 use crate::agent::profile::AgentProfile;
 use crate::agent::prompt::{self, CallFacts};
 use crate::agent::tools::recall_caller::{self, RecallCaller};
@@ -26,6 +27,7 @@ use crate::agent::tools::search_knowledge::{self, SearchKnowledge};
 use crate::agent::tools::telephone::{self, Telephone};
 use crate::agent::tools::{ToolBox, ToolRegistry};
 use crate::call::actor::{Call, Parts};
+use crate::call::budget::{Budgets, Meter, MeteredModel};
 use crate::call::engines::Engines;
 use crate::call::handle::{COMMAND_QUEUE, CallCommand, CallEvent, CallEvents, CallHandle, CallStatus, EVENT_QUEUE};
 use crate::call::record::{self, CallRecord};
@@ -89,6 +91,8 @@ pub enum Refused {
     /// The agent names an engine or a tool that is not configured; the log says which.
     #[error("the agent is not set up for calls")]
     NotSetUp,
+    #[error("the company has used up its budget of the day")]
+    OverBudget,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -177,6 +181,7 @@ struct Inner {
     exchange: OnceLock<Weak<dyn Exchange>>,
     library: OnceLock<Arc<dyn Library>>,
     contacts: OnceLock<Arc<dyn Contacts>>,
+    budgets: OnceLock<Budgets>,
     draining: AtomicBool,
     drained: CancellationToken,
     tasks: TaskTracker,
@@ -240,6 +245,7 @@ impl Calls {
                 exchange: OnceLock::new(),
                 library: OnceLock::new(),
                 contacts: OnceLock::new(),
+                budgets: OnceLock::new(),
                 draining: AtomicBool::new(false),
                 drained: CancellationToken::new(),
                 tasks: TaskTracker::new(),
@@ -308,12 +314,27 @@ impl Calls {
         };
         let engines = self.inner.engines.for_agent(agent).map_err(|error| refuse(error.to_string()))?;
         let tools = self.inner.tool_box(agent, company).map_err(refuse)?;
-        Ok((engines.llm, tools, self.inner.settings.with(&agent.turn)))
+        let budgets = self.inner.budgets.get();
+        if budgets.is_some_and(|budgets| budgets.is_spent(company)) {
+            return Err(Refused::OverBudget);
+        }
+        let meter = budgets.filter(|_| engines.builtin.is_none()).map(|budgets| budgets.meter(company, agent));
+        let model = metered(engines.llm, meter.as_ref());
+        Ok((model, tools, self.inner.settings.with(&agent.turn)))
     }
 
-    /// The model that can say what came of this agent's calls, where there is one.
-    pub fn analyst(&self, agent: &AgentProfile) -> Option<Arc<dyn LanguageModel>> {
-        self.inner.engines.analyst(agent)
+    /// The model that can say what came of this agent's calls, where there is one and its company's day allows it.
+    pub fn analyst(&self, company: Uuid, agent: &AgentProfile) -> Option<Arc<dyn LanguageModel>> {
+        let model = self.inner.engines.analyst(agent)?;
+        match self.inner.budgets.get() {
+            Some(budgets) if budgets.is_spent(company) => None,
+            budgets => Some(metered(model, budgets.map(|budgets| budgets.meter(company, agent)).as_ref())),
+        }
+    }
+
+    /// Where what calls use is counted; said once.
+    pub fn use_budgets(&self, budgets: Budgets) {
+        let _ = self.inner.budgets.set(budgets);
     }
 
     /// The longest that a call of this agent may last, in seconds; four hours where there is no limit.
@@ -358,12 +379,19 @@ impl Calls {
     pub fn start(&self, setup: CallSetup, leg: Leg) -> Result<CallHandle, Refused> {
         self.ready()?;
         let inner = &self.inner;
+        let budgets = inner.budgets.get();
+        let spent = budgets.is_some_and(|budgets| budgets.is_spent(setup.company_id));
+        let setup = if spent { excused(setup) } else { setup };
         let refuse = |what: String| {
             error!(call = %setup.id, agent = %setup.agent.name, fault = %what, "call refused");
             Refused::NotSetUp
         };
-        let engines = inner.engines.for_agent(&setup.agent).map_err(|error| refuse(error.to_string()))?;
+        let mut engines = inner.engines.for_agent(&setup.agent).map_err(|error| refuse(error.to_string()))?;
         let tools = inner.tool_box(&setup.agent, setup.company_id).map_err(refuse)?;
+        let meter = budgets.map(|budgets| budgets.meter(setup.company_id, &setup.agent));
+        if engines.builtin.is_none() {
+            engines.llm = metered(engines.llm, meter.as_ref());
+        }
         let start = tokio::time::Instant::now().into_std();
         let first = CallRecord { recorded: inner.archive.records_sound(), ..record::answered(&setup) };
         let record = SharedRecord(Arc::new(Mutex::new(first)));
@@ -395,6 +423,8 @@ impl Calls {
             start,
             detector: inner.detector,
             past: self.past(&setup),
+            meter,
+            spent,
             setup: setup.clone(),
         })
         .map_err(|error| refuse(error.to_string()))?;
@@ -485,6 +515,21 @@ impl Calls {
             let _ = tokio::time::timeout(LAST, self.inner.tasks.wait()).await;
         }
     }
+}
+
+/// The model, with its tokens counted where somebody counts.
+fn metered(model: Arc<dyn LanguageModel>, meter: Option<&Meter>) -> Arc<dyn LanguageModel> {
+    match meter {
+        Some(meter) => Arc::new(MeteredModel { model, meter: meter.clone() }),
+        None => model,
+    }
+}
+
+/// Of a company that has used up its day: its agent says that it cannot help now, and hangs up.
+fn excused(mut setup: CallSetup) -> CallSetup {
+    let agent = Arc::make_mut(&mut setup.agent);
+    agent.greeting = Phrases::of(&agent.language).trouble.to_owned();
+    setup
 }
 
 /// Most of what a provider may wait for the answer to an incoming call (200 ms).

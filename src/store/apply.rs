@@ -562,11 +562,12 @@ fn differences(old: (&str, &Credentials), new: (&str, &Credentials)) -> Vec<Stri
 }
 
 fn settings_differences(old: &CompanySettings, new: &CompanySettings) -> Vec<&'static str> {
-    let CompanySettings { allowed_countries, quiet_hours, caps } = old;
+    let CompanySettings { allowed_countries, quiet_hours, caps, budget } = old;
     [
         ("allowed_countries", *allowed_countries != new.allowed_countries),
         ("quiet_hours", *quiet_hours != new.quiet_hours),
         ("caps", *caps != new.caps),
+        ("budget", *budget != new.budget),
     ]
     .into_iter()
     .filter_map(|(field, differs)| differs.then_some(field))
@@ -590,6 +591,7 @@ pub(super) fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec
         detect_machine,
         analysis,
         recall,
+        budget,
         turn,
     } = old;
     [
@@ -607,6 +609,7 @@ pub(super) fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec
         ("detect_machine", *detect_machine != new.detect_machine),
         ("analysis", *analysis != new.analysis),
         ("recall", *recall != new.recall),
+        ("budget", *budget != new.budget),
         ("turn", *turn != new.turn),
     ]
     .into_iter()
