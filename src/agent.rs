@@ -2,11 +2,13 @@
 
 pub mod briefing;
 pub mod builtin;
+pub mod contacts;
 pub mod dialling;
 pub mod extract;
 pub mod hear;
 pub mod knowledge;
 pub mod memory;
+pub mod outcome;
 pub mod phrases;
 pub mod profile;
 pub mod prompt;

@@ -16,7 +16,10 @@ use tracing::{info, warn};
 use crate::agent::tools::ToolRegistry;
 use crate::agent::tools::fetch::Fetcher;
 use crate::agent::tools::reach::Reach;
+use crate::call::analysis::Analyst;
+use crate::call::budget::Budgets;
 use crate::call::company_tools::MadeTools;
+use crate::call::deliveries::Deliveries;
 use crate::call::desk::Desk;
 use crate::call::engines::Engines;
 use crate::call::recorder::Archive;
@@ -58,6 +61,8 @@ pub struct App {
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
     upkeep: tokio::task::JoinHandle<()>,
     errands: tokio::task::JoinHandle<()>,
+    /// What comes after calls: ends when it is closing.
+    after: TaskTracker,
     /// Cancelled: take no more calls. Then: take no more connections.
     draining: CancellationToken,
     closing: CancellationToken,
@@ -148,6 +153,17 @@ impl App {
         let (draining, closing, sockets) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         sockets.spawn(made.clone().keep(draining.clone()));
         let api_store = store.clone();
+        let after = TaskTracker::new();
+        if let Some(store) = &store {
+            calls.use_contacts(Arc::new(store.clone()));
+            let budgets = Budgets::new(store.clone(), directory.clone(), config.prices.clone());
+            calls.use_budgets(budgets.clone());
+            after.spawn(budgets.run(closing.clone()));
+            let deliveries = Deliveries::new(store.clone(), (&config.webhooks).into()).context("webhooks")?;
+            after.spawn(deliveries.run(closing.clone()));
+            after.spawn(Analyst::new(store.clone(), calls.clone()).run(closing.clone()));
+        }
+        after.close();
         let desk = Desk::new(calls.clone(), directory.clone(), store.clone(), {
             let urls = urls.clone();
             move |path| urls.http(path)
@@ -201,7 +217,20 @@ impl App {
         let reconcile = Duration::from_secs(config.security.reconcile_s);
         let errands = tokio::spawn(run_errands(door, reconcile, closing.clone()));
         let drain = Duration::from_secs(config.server.drain_s);
-        Ok(Self { calls, sip, address, serving, upkeep, errands, draining, closing, sockets, archive: thread, drain })
+        Ok(Self {
+            calls,
+            sip,
+            address,
+            serving,
+            upkeep,
+            errands,
+            after,
+            draining,
+            closing,
+            sockets,
+            archive: thread,
+            drain,
+        })
     }
 
     /// Takes no more calls, lets those that run finish within `server.drain_s`, ends the rest, and closes everything.
@@ -215,6 +244,7 @@ impl App {
         let _ = tokio::time::timeout(CLOSE, self.serving).await;
         let _ = self.upkeep.await;
         let _ = self.errands.await;
+        let _ = tokio::time::timeout(CLOSE, self.after.wait()).await;
         // The last sender of the archive goes with the calls; its thread then ends by itself.
         drop((self.calls, self.sip));
         let archive = self.archive;

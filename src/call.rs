@@ -1,8 +1,11 @@
 //! One task owns a call: ingress, egress, turn-taking, the agent's replies, the recorder and the record.
 
 pub mod actor;
+pub mod analysis;
+pub mod budget;
 pub mod clients;
 pub mod company_tools;
+pub mod deliveries;
 pub mod desk;
 pub mod egress;
 pub mod engines;

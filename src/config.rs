@@ -14,6 +14,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::agent::tools::reach::ToolsConfig;
+use crate::call::budget::PricesConfig;
+use crate::call::deliveries::WebhooksConfig;
 use crate::call::recorder::RecordingConfig;
 use crate::call::registry::LimitsConfig;
 use crate::conversation::settings::TurnSettings;
@@ -63,6 +65,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub recording: RecordingConfig,
     pub telemetry: TelemetryConfig,
+    pub webhooks: WebhooksConfig,
+    pub prices: PricesConfig,
     pub sip: SipConfig,
     pub models: ModelsConfig,
 }
@@ -314,6 +318,8 @@ impl Config {
         faults.extend(self.llm.openai.faults());
         faults.extend(self.knowledge.faults().into_iter().map(|(key, problem)| format!("knowledge.{key} {problem}")));
         faults.extend(self.tools.faults().into_iter().map(|(key, problem)| format!("tools.{key}: {problem}")));
+        faults.extend(self.prices.faults().into_iter().map(|(key, problem)| format!("prices.{key} {problem}")));
+        faults.extend(self.webhooks.faults().into_iter().map(|(key, problem)| format!("webhooks.{key} {problem}")));
         let mut require = |holds: bool, fault: String| {
             if !holds {
                 faults.push(fault);

@@ -158,6 +158,11 @@ const HISTOGRAMS: &[Histogram] = &[
         buckets: LOSS,
         meaning: "Share of a call's incoming packets that never came, 0 to 1, one value a call",
     },
+    Histogram {
+        name: "offhook_webhook_out_seconds",
+        buckets: ENGINE,
+        meaning: "An attempt to tell a company what happened, to its answer",
+    },
 ];
 
 fn describe() {
@@ -192,6 +197,9 @@ fn describe() {
         "RTP packets of sources that were not believed"
     );
     describe_counter!("offhook_rtp_timeouts_total", Unit::Count, "Calls given up because their media stopped coming");
+    describe_counter!("offhook_webhook_out_total", Unit::Count, "Attempts to tell companies what happened, by result");
+    describe_counter!("offhook_budget_spent_total", Unit::Count, "Budgets used up: of calls, and of companies' days");
+    describe_counter!("offhook_call_analysis_total", Unit::Count, "Calls summed up, by whom and by outcome");
 }
 
 #[cfg(test)]

@@ -155,6 +155,8 @@ pub enum EndReason {
     Panicked,
     /// The server is shutting down and the grace period is over.
     Drained,
+    /// The call, or its company's day, has used up its budget.
+    OverBudget,
     /// The process that ran the call died; its next start wrote this.
     Crashed,
     /// It was answered, but its audio never came: the caller was gone, or the provider did not connect us.
@@ -162,7 +164,7 @@ pub enum EndReason {
 }
 
 impl EndReason {
-    pub const ALL: [EndReason; 12] = [
+    pub const ALL: [EndReason; 13] = [
         EndReason::HungUp,
         EndReason::Goodbye,
         EndReason::Silence,
@@ -173,6 +175,7 @@ impl EndReason {
         EndReason::EngineFailed,
         EndReason::Panicked,
         EndReason::Drained,
+        EndReason::OverBudget,
         EndReason::Crashed,
         EndReason::NeverConnected,
     ];
@@ -189,6 +192,7 @@ impl EndReason {
             EndReason::EngineFailed => "engine_failed",
             EndReason::Panicked => "panicked",
             EndReason::Drained => "drained",
+            EndReason::OverBudget => "over_budget",
             EndReason::Crashed => "crashed",
             EndReason::NeverConnected => "never_connected",
         }

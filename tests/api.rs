@@ -384,7 +384,8 @@ fn filled(path: &str, place: &Place) -> String {
         "tools" => place.tool,
         _ => Uuid::nil(),
     };
-    path.replace("{id}", &id.to_string()).replace("{document}", &place.document.to_string())
+    let path = path.replace("{id}", &id.to_string()).replace("{document}", &place.document.to_string());
+    path.replace("{delivery}", &Uuid::nil().to_string())
 }
 
 /// A body that is good, with `place`'s ids where it names things.
@@ -416,6 +417,10 @@ fn good_body(method: &Method, path: &str, place: &Place) -> Option<Value> {
         }),
         ("POST", "/api/v1/tools/{id}/try") => json!({}),
         ("POST", "/api/v1/knowledge") => json!({ "name": "Second" }),
+        ("POST", "/api/v1/webhooks") => json!({ "name": "CRM", "url": "https://crm.example.com/" }),
+        ("PATCH", "/api/v1/webhooks/{id}") => json!({ "enabled": true }),
+        ("POST", "/api/v1/webhooks/{id}/rotate") => json!({}),
+        ("POST", "/api/v1/webhooks/{id}/replay") => json!({ "since": "2026-01-01T00:00:00Z" }),
         ("POST", "/api/v1/messages") => json!({ "to": "+15550004444", "text": "hi", "line_id": place.line }),
         _ => return None,
     })
@@ -508,6 +513,8 @@ fn least_role(method: &Method, path: &str) -> Role {
         (_, "users" | "users/{id}" | "keys" | "keys/{id}" | "audit") => Role::Owner,
         (_, "integrations/{id}/webhook" | "integrations/{id}/verify") => Role::Owner,
         (_, "integrations/{id}/lines" | "calls/{id}/capture") => Role::Operator,
+        ("GET", "webhooks" | "webhooks/{id}" | "webhooks/{id}/deliveries") => Role::Operator,
+        (_, "webhooks" | "webhooks/{id}" | "webhooks/{id}/rotate") => Role::Owner,
         ("GET", _) => Role::Viewer,
         (_, "integrations" | "integrations/{id}" | "companies/{id}" | "companies" | "tools" | "tools/{id}") => {
             Role::Owner
@@ -521,7 +528,7 @@ async fn every_route_asks_for_its_role_and_for_somebody(base: Base) {
     let acme = server.place("Acme").await;
     for (method, path) in server.operations().await {
         let nothing = Uuid::nil().to_string();
-        let at = path.replace("{id}", &nothing).replace("{document}", &nothing);
+        let at = path.replace("{id}", &nothing).replace("{document}", &nothing).replace("{delivery}", &nothing);
         let body = good_body(&method, &path, &acme);
         if !(method == Method::POST && path == "/api/v1/session") {
             let mut request = server.client.request(method.clone(), format!("{}{at}", server.url));

@@ -15,7 +15,7 @@ use offhook::speech::llm::Message as Spoken;
 use offhook::store::agents::AgentRemoval;
 use offhook::store::audit::Repeat;
 use offhook::store::calls::{CallFilter, CallRecord, Interruptions, LegRecord, ProviderNews};
-use offhook::store::companies::{Caps, CompanySettings, QuietHours};
+use offhook::store::companies::{Budget, Caps, CompanySettings, QuietHours};
 use offhook::store::inbox::{NewEvent, Receipt};
 use offhook::store::integrations::NewIntegration;
 use offhook::store::ledger::Ledger;
@@ -148,6 +148,7 @@ async fn a_company_keeps_its_settings_and_its_name_is_its_own(base: Base) {
         allowed_countries: vec!["UA".into(), "PL".into()],
         quiet_hours: Some(QuietHours { from: "21:00".into(), to: "08:00".into(), time_zone: "Europe/Kyiv".into() }),
         caps: Caps { calls_per_hour: 5, ..Caps::default() },
+        budget: Budget { tokens_per_day: 100_000, ..Budget::default() },
     };
     let company = store.add_company("Acme", &settings).await.unwrap();
     assert_eq!(store.company(company.id).await.unwrap().unwrap(), company);

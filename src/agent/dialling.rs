@@ -21,6 +21,7 @@ pub struct CompanySettings {
     /// No call and no message is started in these hours; `None`: at any time.
     pub quiet_hours: Option<QuietHours>,
     pub caps: Caps,
+    pub budget: Budget,
 }
 
 /// From one minute of the day to another, in the company's time zone; over midnight where `from` is the later one, never
@@ -57,6 +58,34 @@ impl Default for Caps {
     fn default() -> Self {
         Self { calls_per_hour: 60, calls_per_number_per_hour: 3, messages_per_hour: 60 }
     }
+}
+
+/// What a company's calls may use of models, recognition and speech; 0 = no limit. Money is in hundredths of the currency
+/// that `[prices]` are in. A day is one of UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// Tokens read and written; a call that has used them ends politely.
+    pub tokens_per_call: u64,
+    pub cents_per_call: u64,
+    /// Of all calls and messages together; beyond it, agents excuse themselves and hang up.
+    pub tokens_per_day: u64,
+    pub cents_per_day: u64,
+}
+
+impl Budget {
+    pub fn call_is_spent(&self, tokens: u64, micros: u64) -> bool {
+        spent(self.tokens_per_call, self.cents_per_call, tokens, micros)
+    }
+
+    pub fn day_is_spent(&self, tokens: u64, micros: u64) -> bool {
+        spent(self.tokens_per_day, self.cents_per_day, tokens, micros)
+    }
+}
+
+/// Whether one of two limits is reached; 0 is none. A cent is 10,000 millionths.
+pub(super) fn spent(max_tokens: u64, max_cents: u64, tokens: u64, micros: u64) -> bool {
+    (max_tokens > 0 && tokens >= max_tokens) || (max_cents > 0 && micros >= max_cents.saturating_mul(10_000))
 }
 
 /// What was started in the last 60 minutes.

@@ -34,6 +34,14 @@ impl Memory {
         Self { system: system.into(), messages: VecDeque::new(), chars: 0 }
     }
 
+    /// Something that is known of the caller, beside the prompt.
+    pub fn knows(&mut self, note: &str) {
+        if !self.system.is_empty() {
+            self.system.push_str("\n\n");
+        }
+        self.system.push_str(note);
+    }
+
     /// The agent's words, as they were or will be heard.
     pub fn agent_said(&mut self, text: &str) {
         if !text.trim().is_empty() {

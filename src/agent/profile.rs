@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::dialling::spent;
 use crate::conversation::settings::TurnOverrides;
 
 /// One agent. Engine names are checked against the configured engines when a call starts and by `offhook check`.
@@ -45,10 +46,39 @@ pub struct AgentProfile {
     /// second or two before the agent speaks, and at Twilio a fee.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub detect_machine: bool,
+    /// Whether its calls are summed up when they are over (`true` unless told), by its model or by rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analysis: Option<bool>,
+    /// Whether the last contacts with the number on the line stand in the prompt when a call begins.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recall: bool,
+    /// What one of its calls may use, beside its company's own limits.
+    #[serde(default, skip_serializing_if = "CallBudget::is_none")]
+    pub budget: CallBudget,
     /// Turn-taking settings that differ from the server's.
     #[serde(default)]
     #[schema(value_type = Object)]
     pub turn: TurnOverrides,
+}
+
+/// What a call may use; 0 = no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CallBudget {
+    /// Tokens read and written.
+    pub tokens_per_call: u64,
+    /// Hundredths of the currency that `[prices]` are in.
+    pub cents_per_call: u64,
+}
+
+impl CallBudget {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub fn is_spent(&self, tokens: u64, micros: u64) -> bool {
+        spent(self.tokens_per_call, self.cents_per_call, tokens, micros)
+    }
 }
 
 fn english() -> String {

@@ -23,6 +23,7 @@ pub mod http;
 pub mod mcp;
 mod once;
 pub mod reach;
+pub mod recall_caller;
 mod remember;
 pub mod search_knowledge;
 mod send_dtmf;
@@ -202,11 +203,12 @@ pub(crate) fn build_schema(parameters: &Value) -> Result<jsonschema::Validator, 
 }
 
 /// The tools that there are without a company's doing.
-const BUILTIN: [&str; 8] = [
+const BUILTIN: [&str; 9] = [
     "end_call",
     "remember",
     "handover",
     "send_dtmf",
+    recall_caller::NAME,
     search_knowledge::NAME,
     telephone::NAMES[0],
     telephone::NAMES[1],

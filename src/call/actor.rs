@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{Histogram, counter, histogram};
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,7 @@ use crate::agent::phrases::Phrases;
 use crate::agent::profile::AgentProfile;
 use crate::agent::tools::{CallEffect, ToolBox, ToolContext, ToolResult};
 use crate::agent::walk::Progress;
+use crate::call::budget::Meter;
 use crate::call::egress::{Egress, Played};
 use crate::call::engines::CallEngines;
 use crate::call::handle::{CallCommand, CallEvent, CallEvents};
@@ -57,6 +58,12 @@ pub(crate) struct Parts {
     pub start: Instant,
     pub memory: Memory,
     pub detector: Detector,
+    /// What is known of earlier contacts, when it has been looked up.
+    pub past: Option<oneshot::Receiver<String>>,
+    /// What the call uses is counted here.
+    pub meter: Option<Meter>,
+    /// Its company has used up its day: the greeting is an excuse, and nothing follows.
+    pub spent: bool,
 }
 
 /// The reply that has, or is to have, the floor.
@@ -115,6 +122,12 @@ pub(crate) struct Call {
     egress: Egress,
     stt: SttSession,
     memory: Memory,
+    past: Option<oneshot::Receiver<String>>,
+    meter: Option<Meter>,
+    /// Its budget, or its company's, is used up: the call ends with what is being said.
+    spent: bool,
+    /// Of the utterance that is open, 20 ms each.
+    chunks_heard: u32,
     speech: Option<Speech>,
     tasks: JoinSet<()>,
     utterance_open: bool,
@@ -149,6 +162,9 @@ impl Call {
             start,
             memory,
             detector,
+            past,
+            meter,
+            spent,
         } = parts;
         let agent = setup.agent.clone();
         let stt = engines.stt.open(SttRequest { language: agent.language.clone(), hints: Vec::new() });
@@ -184,6 +200,10 @@ impl Call {
             drained,
             start,
             memory,
+            past,
+            meter,
+            spent,
+            chunks_heard: 0,
             speech: None,
             tasks: JoinSet::new(),
             utterance_open: false,
@@ -212,6 +232,10 @@ impl Call {
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let now = self.now();
         self.feed(now, Event::Answered);
+        if self.spent {
+            self.note_spent("day");
+            self.feed(now, Event::EndRequested);
+        }
         let end = loop {
             if let Some(end) = self.end {
                 break end;
@@ -298,6 +322,7 @@ impl Call {
             && let Some(chunk) = self.ingress.newest()
         {
             let chunk = SttInput::Audio(chunk.clone());
+            self.chunks_heard += 1;
             self.to_stt(chunk);
         }
         if let Some(key) = judged.key {
@@ -333,10 +358,16 @@ impl Call {
     fn on_made(&mut self, made: Option<Made>) {
         let now = self.now();
         let Some(speech) = self.speech.as_mut() else { return };
+        // Tokens are told at the end of an answer.
+        let counted = matches!(made, Some(Made::Tools { .. } | Made::Done { .. } | Made::Failed { .. }));
         match made {
             Some(Made::FirstToken) => self.stage(now, "first_token"),
             Some(Made::Clause(line)) => {
                 speech.clauses_made += 1;
+                // Fixed phrases are kept as sound.
+                if let (Some(meter), Some(_)) = (&self.meter, &speech.answers) {
+                    meter.spoken(self.voice.tts.name(), line.said());
+                }
                 self.egress.begin(line);
                 self.stage(now, "first_clause");
             }
@@ -366,7 +397,28 @@ impl Call {
                 }
             }
         }
+        if counted {
+            self.heed_budget();
+        }
         self.pump(now);
+    }
+
+    /// A call that has used up what it may says what it is saying, and goodbye.
+    fn heed_budget(&mut self) {
+        if !self.spent && self.meter.as_ref().is_some_and(Meter::is_spent) {
+            self.spent = true;
+            counter!("offhook_budget_spent_total", "of" => "call").increment(1);
+            self.note_spent("call");
+            self.feed_media(Event::WindDown);
+        }
+    }
+
+    fn note_spent(&mut self, of: &'static str) {
+        info!(of, "a budget is used up; the call ends");
+        let mut record = self.record.lock();
+        if record.faults.len() < MAX_FAULTS {
+            record.faults.push(format!("budget: that of the {of} is used up"));
+        }
     }
 
     fn on_tools(&mut self, now: Instant, said: String, calls: Vec<ToolCall>, results: Vec<ToolResult>) {
@@ -444,6 +496,7 @@ impl Call {
                 self.transcript_at = None;
                 self.to_stt(SttInput::Begin { utterance });
                 for chunk in self.ingress.pre_roll() {
+                    self.chunks_heard += 1;
                     if self.stt.input.try_send(SttInput::Audio(chunk.clone())).is_err() {
                         counter!("offhook_frames_dropped_total", "where" => "stt").increment(1);
                     }
@@ -459,6 +512,10 @@ impl Call {
             Action::EndUtterance { utterance } => {
                 self.utterance_open = false;
                 self.to_stt(SttInput::End { utterance });
+                let heard = FRAME * std::mem::take(&mut self.chunks_heard);
+                if let Some(meter) = &self.meter {
+                    meter.heard(self.engines.stt.name(), heard);
+                }
             }
             Action::Prepare { reply, text } => self.prepare(now, reply, text),
             Action::Commit { reply } => self.commit(now, reply),
@@ -491,7 +548,10 @@ impl Call {
                 self.pump(now);
             }
             Action::Interrupt { .. } => self.interrupt(now),
-            Action::HangUp(end) => self.end = Some(end),
+            Action::HangUp(end) => {
+                let over = CallEnd::new(Party::System, EndReason::OverBudget);
+                self.end = Some(if self.spent { over } else { end });
+            }
         }
     }
 
@@ -503,13 +563,24 @@ impl Call {
         taken
     }
 
+    /// Takes in what was looked up about the caller, once it is there.
+    fn recall(&mut self) {
+        match self.past.as_mut().map(oneshot::Receiver::try_recv) {
+            Some(Ok(note)) => self.memory.knows(&note),
+            None | Some(Err(oneshot::error::TryRecvError::Empty)) => return,
+            Some(Err(oneshot::error::TryRecvError::Closed)) => {}
+        }
+        self.past = None;
+    }
+
     fn prepare(&mut self, now: Instant, id: ReplyId, text: String) {
+        self.recall();
         let request = self.memory.with_user(&text).request(&self.tools.specs(), &self.agent.llm);
         let source = Source::Model {
             request,
             model: self.engines.llm.clone(),
             tools: self.tools.clone(),
-            context: ToolContext::new(self.setup.id, self.setup.from.clone(), self.setup.to.clone()).in_turn(id.0),
+            context: ToolContext::new(self.setup.id, self.setup.peer().clone(), self.setup.own().clone()).in_turn(id.0),
         };
         self.egress.discard(now);
         self.egress.hold();

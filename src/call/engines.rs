@@ -41,6 +41,11 @@ pub struct CallEngines {
 }
 
 impl CallEngines {
+    /// Whether a model is paid for on such a call.
+    pub fn asks_model(&self) -> bool {
+        self.builtin.as_ref().is_none_or(|builtin| builtin.asks_model())
+    }
+
     /// What is said when a call begins: the agent's own greeting, else what its workflow begins with.
     pub fn greeting(&self, agent: &AgentProfile) -> String {
         match &self.builtin {
@@ -93,6 +98,13 @@ impl Engines {
                 Ok(CallEngines { stt, tts, llm: builtin.clone(), builtin: Some(builtin) })
             }
         }
+    }
+
+    /// The agent's own model, where it has one that can be asked about a call: the builtin engine and the scripted one
+    /// only follow their scripts.
+    pub fn analyst(&self, agent: &AgentProfile) -> Option<Arc<dyn LanguageModel>> {
+        let name = if agent.llm.engine.is_empty() { &self.default_llm } else { &agent.llm.engine };
+        if matches!(name.as_str(), "builtin" | "scripted") { None } else { self.llm.get(name).cloned() }
     }
 
     /// The model with the configured fallback behind it, where this agent can use that. `or_workflow`: the agent's

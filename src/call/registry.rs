@@ -11,7 +11,7 @@ use futures::FutureExt;
 use metrics::{counter, gauge};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, error, info_span, warn};
@@ -19,14 +19,18 @@ use uuid::Uuid;
 
 use crate::agent::briefing::briefing;
 use crate::agent::builtin::Builtin;
+use crate::agent::contacts::{Contacts, MAX_CONTACTS, paragraph};
 use crate::agent::knowledge::Library;
 use crate::agent::memory::Memory;
+use crate::agent::phrases::Phrases;
 use crate::agent::profile::AgentProfile;
 use crate::agent::prompt::{self, CallFacts};
+use crate::agent::tools::recall_caller::RecallCaller;
 use crate::agent::tools::search_knowledge::{self, SearchKnowledge};
 use crate::agent::tools::telephone::{self, Telephone};
 use crate::agent::tools::{CompanyTools, Tool, ToolBox, ToolRegistry, steps};
 use crate::call::actor::{Call, Parts};
+use crate::call::budget::{Budgets, Meter, MeteredModel};
 use crate::call::engines::{CallEngines, EngineError, Engines};
 use crate::call::handle::{COMMAND_QUEUE, CallCommand, CallEvent, CallEvents, CallHandle, CallStatus, EVENT_QUEUE};
 use crate::call::record::{self, CallRecord};
@@ -71,6 +75,14 @@ impl CallSetup {
             Direction::Outbound => &self.to,
         }
     }
+
+    /// Our number on the call.
+    pub fn own(&self) -> &PhoneNumber {
+        match self.direction {
+            Direction::Inbound => &self.to,
+            Direction::Outbound => &self.from,
+        }
+    }
 }
 
 /// Why a call was not taken.
@@ -83,6 +95,8 @@ pub enum Refused {
     /// The agent names an engine or a tool that is not configured; the log says which.
     #[error("the agent is not set up for calls")]
     NotSetUp,
+    #[error("the company has used up its budget of the day")]
+    OverBudget,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -179,6 +193,8 @@ struct Inner {
     library: OnceLock<Arc<dyn Library>>,
     company_tools: OnceLock<Arc<dyn CompanyTools>>,
     stand_ins: OnceLock<Arc<dyn StandIns>>,
+    contacts: OnceLock<Arc<dyn Contacts>>,
+    budgets: OnceLock<Budgets>,
     draining: AtomicBool,
     drained: CancellationToken,
     tasks: TaskTracker,
@@ -211,6 +227,9 @@ impl Inner {
             registry.add(tool);
         }
         names.extend(steps::NAMES.iter().filter(|_| builtin.is_some_and(Builtin::asks_model)));
+        if let Some(contacts) = self.contacts.get() {
+            registry.add(Arc::new(RecallCaller { contacts: contacts.clone(), company }));
+        }
         let there: Vec<&str> = registry.names().collect();
         let of_servers = names.iter().filter_map(|name| name.strip_suffix('*').filter(|name| name.ends_with('.')));
         let of_servers: Vec<&str> =
@@ -262,6 +281,8 @@ impl Calls {
                 library: OnceLock::new(),
                 company_tools: OnceLock::new(),
                 stand_ins: OnceLock::new(),
+                contacts: OnceLock::new(),
+                budgets: OnceLock::new(),
                 draining: AtomicBool::new(false),
                 drained: CancellationToken::new(),
                 tasks: TaskTracker::new(),
@@ -312,6 +333,27 @@ impl Calls {
         self.inner.engines.for_agent(agent, facts.as_variables())
     }
 
+    /// What agents remember of numbers; said once.
+    pub fn use_contacts(&self, contacts: Arc<dyn Contacts>) {
+        let _ = self.inner.contacts.set(contacts);
+    }
+
+    /// Looks up the last contacts with the number on the line, beside the call: the greeting never waits for it, and what
+    /// is not there in time is left out.
+    fn past(&self, setup: &CallSetup) -> Option<oneshot::Receiver<String>> {
+        let contacts = self.inner.contacts.get().filter(|_| setup.agent.recall)?;
+        let past = contacts.past(setup.company_id, setup.peer(), setup.id, MAX_CONTACTS);
+        let (told, past_told) = oneshot::channel();
+        self.inner.tasks.spawn(async move {
+            match tokio::time::timeout(PAST_LIMIT, past).await {
+                Ok(Ok(past)) => drop(paragraph(&past).map(|note| told.send(note))),
+                Ok(Err(fault)) => warn!(%fault, "earlier contacts could not be looked up"),
+                Err(_) => warn!("earlier contacts were not found in time; the agent does without"),
+            }
+        });
+        Some(past_told)
+    }
+
     /// What an agent needs to answer in writing.
     pub fn writer(
         &self,
@@ -326,7 +368,27 @@ impl Calls {
         let engines = self.inner.engines.for_agent(agent, facts.as_variables());
         let engines = engines.map_err(|error| refuse(error.to_string()))?;
         let tools = self.inner.tool_box(agent, company, engines.builtin.as_deref()).map_err(refuse)?;
-        Ok((engines.llm, tools, self.inner.settings.with(&agent.turn)))
+        let budgets = self.inner.budgets.get();
+        if budgets.is_some_and(|budgets| budgets.is_spent(company)) {
+            return Err(Refused::OverBudget);
+        }
+        let meter = budgets.filter(|_| engines.asks_model()).map(|budgets| budgets.meter(company, agent));
+        let model = metered(engines.llm, meter.as_ref());
+        Ok((model, tools, self.inner.settings.with(&agent.turn)))
+    }
+
+    /// The model that can say what came of this agent's calls, where there is one and its company's day allows it.
+    pub fn analyst(&self, company: Uuid, agent: &AgentProfile) -> Option<Arc<dyn LanguageModel>> {
+        let model = self.inner.engines.analyst(agent)?;
+        match self.inner.budgets.get() {
+            Some(budgets) if budgets.is_spent(company) => None,
+            budgets => Some(metered(model, budgets.map(|budgets| budgets.meter(company, agent)).as_ref())),
+        }
+    }
+
+    /// Where what calls use is counted; said once.
+    pub fn use_budgets(&self, budgets: Budgets) {
+        let _ = self.inner.budgets.set(budgets);
     }
 
     /// How this agent speaks, for words that are said beside its call.
@@ -380,25 +442,28 @@ impl Calls {
     pub fn start(&self, setup: CallSetup, leg: Leg) -> Result<CallHandle, Refused> {
         self.ready()?;
         let inner = &self.inner;
+        let budgets = inner.budgets.get();
+        let spent = budgets.is_some_and(|budgets| budgets.is_spent(setup.company_id));
+        let setup = if spent { excused(setup) } else { setup };
         let refuse = |what: String| {
             error!(call = %setup.id, agent = %setup.agent.name, fault = %what, "call refused");
             Refused::NotSetUp
-        };
-        let line = match setup.direction {
-            Direction::Inbound => setup.to.clone(),
-            Direction::Outbound => setup.from.clone(),
         };
         let facts = CallFacts {
             company: setup.company.clone(),
             direction: setup.direction,
             caller: setup.peer().clone(),
-            line,
+            line: setup.own().clone(),
             purpose: setup.purpose.clone().unwrap_or_default(),
             began: clock::local_now(),
         };
         let engines = inner.engines.for_agent(&setup.agent, facts.as_variables());
-        let engines = engines.map_err(|error| refuse(error.to_string()))?;
+        let mut engines = engines.map_err(|error| refuse(error.to_string()))?;
         let tools = inner.tool_box(&setup.agent, setup.company_id, engines.builtin.as_deref()).map_err(refuse)?;
+        let meter = budgets.map(|budgets| budgets.meter(setup.company_id, &setup.agent));
+        if engines.asks_model() {
+            engines.llm = metered(engines.llm, meter.as_ref());
+        }
         let start = tokio::time::Instant::now().into_std();
         let first = CallRecord { recorded: inner.archive.records_sound(), ..record::answered(&setup) };
         let record = SharedRecord(Arc::new(Mutex::new(first)));
@@ -422,6 +487,9 @@ impl Calls {
             drained: inner.drained.clone(),
             start,
             detector: inner.detector,
+            past: self.past(&setup),
+            meter,
+            spent,
             setup: setup.clone(),
         })
         .map_err(|error| refuse(error.to_string()))?;
@@ -514,10 +582,27 @@ impl Calls {
     }
 }
 
+/// The model, with its tokens counted where somebody counts.
+fn metered(model: Arc<dyn LanguageModel>, meter: Option<&Meter>) -> Arc<dyn LanguageModel> {
+    match meter {
+        Some(meter) => Arc::new(MeteredModel { model, meter: meter.clone() }),
+        None => model,
+    }
+}
+
+/// Of a company that has used up its day: its agent says that it cannot help now, and hangs up.
+fn excused(mut setup: CallSetup) -> CallSetup {
+    let agent = Arc::make_mut(&mut setup.agent);
+    agent.greeting = Phrases::of(&agent.language).trouble.to_owned();
+    setup
+}
+
 /// Most of what a provider may wait for the answer to an incoming call (200 ms).
 const OFFER_WAIT: Duration = Duration::from_millis(150);
 /// A file whose record the store has not taken by then is left for the next start.
 const KEPT_LIFE: Duration = Duration::from_secs(3600);
+/// Earlier contacts that are not found by then are left out of the prompt.
+const PAST_LIMIT: Duration = Duration::from_millis(100);
 /// Enough for a spoken goodbye.
 const GOODBYE: Duration = Duration::from_secs(8);
 /// A cancelled call closes its files within this.

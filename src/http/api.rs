@@ -53,6 +53,7 @@ mod recording;
 mod session;
 mod tools;
 mod users;
+mod webhooks;
 mod wiring;
 
 use problem::{ApiError, Kind};
@@ -225,6 +226,7 @@ fn described() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
         .merge(knowledge::routes())
         .merge(calls::routes())
         .merge(messages::routes())
+        .merge(webhooks::routes())
         .merge(audit::routes())
         .split_for_parts()
 }

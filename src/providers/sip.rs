@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::providers::credentials::{Credentials, CredentialsFault, Field, any};
 use crate::protocol::network::Network;
+use crate::providers::credentials::{Credentials, CredentialsFault, Field, any};
 use crate::providers::provider::{
     Account, Answer, Capabilities, Decision, Event, Kind, Proof, Provider, Refusal, RemoteLine, Webhook, WebhookAnswer,
     WebhookRequest,

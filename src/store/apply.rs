@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
 use crate::agent::profile::AgentProfile;
@@ -14,11 +14,14 @@ use crate::providers::credentials::Credentials;
 use crate::store::agents::put_agent;
 use crate::store::companies::CompanySettings;
 use crate::store::db::{Tx, args, json};
+use crate::store::endpoints::{NewEndpoint, put_endpoint};
 use crate::store::integrations::{NewIntegration, put_integration};
 use crate::store::knowledge::put_base;
-use crate::store::read::{AgentRow, CompanyRow, IntegrationRow, KnowledgeRow, LineRow, Rows};
+use crate::store::read::{AgentRow, CompanyRow, IntegrationRow, KnowledgeRow, LineRow, Rows, WebhookRow};
 use crate::store::secrets::Sealer;
-use crate::store::setup::{CompanySetup, Fault, IntegrationSetup, KnowledgeSetup, LineSetup, Setup, ToolSetup};
+use crate::store::setup::{
+    CompanySetup, Fault, IntegrationSetup, KnowledgeSetup, LineSetup, Setup, ToolSetup, WebhookSetup,
+};
 use crate::store::tools::{ToolRow, put_tool};
 use crate::store::{Store, StoreError};
 
@@ -62,6 +65,8 @@ pub enum Thing {
     Line,
     Knowledge,
     Tool,
+    /// An endpoint that is told what happened.
+    Webhook,
 }
 
 /// What happened to one thing. Holds no secret and no value, only names.
@@ -90,6 +95,7 @@ impl fmt::Display for Change {
             Thing::Line => "line",
             Thing::Knowledge => "knowledge",
             Thing::Tool => "tool",
+            Thing::Webhook => "webhook",
         };
         write!(f, "{action:<9}  {thing:<11}  {}", self.name)?;
         if !self.fields.is_empty() {
@@ -182,6 +188,7 @@ impl Setup {
             && self.agents.is_empty()
             && self.knowledge.is_empty()
             && self.tools.is_empty()
+            && self.webhooks.is_empty()
     }
 }
 
@@ -216,7 +223,8 @@ impl References {
             .map(|integration| (&integration.place, &integration.company))
             .chain(setup.agents.iter().map(|agent| (&agent.place, &agent.company)))
             .chain(setup.knowledge.iter().map(|knowledge| (&knowledge.place, &knowledge.company)))
-            .chain(setup.tools.iter().map(|tool| (&tool.place, &tool.company)));
+            .chain(setup.tools.iter().map(|tool| (&tool.place, &tool.company)))
+            .chain(setup.webhooks.iter().map(|webhook| (&webhook.place, &webhook.company)));
         for (place, company) in owners {
             if !self.companies.contains(company) {
                 faults.push(place.fault("company", format!("no company {company:?} in this file or in the store")));
@@ -281,6 +289,7 @@ struct Before<'a> {
     lines: HashMap<(Uuid, &'a str), &'a LineRow>,
     knowledge: HashMap<(Uuid, &'a str), &'a KnowledgeRow>,
     tools: HashMap<(Uuid, &'a str), &'a ToolRow>,
+    webhooks: HashMap<(Uuid, &'a str), &'a WebhookRow>,
 }
 
 impl<'a> Before<'a> {
@@ -292,6 +301,7 @@ impl<'a> Before<'a> {
             lines: rows.lines.iter().map(|row| ((row.integration_id, row.number.as_str()), row)).collect(),
             knowledge: rows.knowledge.iter().map(|row| ((row.company_id, row.name.as_str()), row)).collect(),
             tools: rows.tools.iter().map(|row| ((row.company_id, row.name.as_str()), row)).collect(),
+            webhooks: rows.webhooks.iter().map(|row| ((row.company_id, row.name.as_str()), row)).collect(),
         }
     }
 }
@@ -305,6 +315,7 @@ struct After {
     lines: HashSet<Uuid>,
     knowledge: HashSet<Uuid>,
     tools: HashSet<Uuid>,
+    webhooks: HashSet<Uuid>,
 }
 
 struct Work<'a> {
@@ -340,6 +351,9 @@ impl Work<'_> {
         }
         for knowledge in &setup.knowledge {
             self.knowledge(knowledge).await?;
+        }
+        for webhook in &setup.webhooks {
+            self.webhook(webhook).await?;
         }
         if prune {
             self.prune(rows).await?;
@@ -496,6 +510,33 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// A secret that the file gives is the one that signs; without one, the endpoint keeps its own or gets one.
+    async fn webhook(&mut self, setup: &WebhookSetup) -> Result<(), ApplyError> {
+        let WebhookSetup { company, name, url, events, secret, .. } = setup;
+        let company_id = self.company_id(company);
+        let row = self.before.webhooks.get(&(company_id, name.as_str())).copied();
+        let (id, action, fields) = match row {
+            Some(row) => {
+                let known = row.open(self.sealer)?;
+                let other = secret.as_ref().is_some_and(|secret| secret.expose_secret() != known.expose_secret());
+                let fields: Vec<String> =
+                    [("url", row.url != *url), ("events", row.events.0 != *events), ("secret", other)]
+                        .into_iter()
+                        .filter_map(|(field, differs)| differs.then(|| field.to_owned()))
+                        .collect();
+                (row.id, if fields.is_empty() { Action::Unchanged } else { Action::Updated }, fields)
+            }
+            None => (Uuid::now_v7(), Action::Created, Vec::new()),
+        };
+        if action != Action::Unchanged {
+            let new = NewEndpoint { company: company_id, name, url, events };
+            put_endpoint(self.tx, self.sealer, id, new, secret.as_ref()).await?;
+        }
+        self.after.webhooks.insert(id);
+        self.note(action, Thing::Webhook, &[company, name], fields);
+        Ok(())
+    }
+
     /// The id of a company of the file or the store; it counts as named from here on.
     fn company_id(&mut self, name: &str) -> Uuid {
         let before = &self.before.companies;
@@ -551,6 +592,13 @@ impl Work<'_> {
                 self.note(Action::Removed, Thing::Tool, &[rows.company_name(row.company_id), &row.name], Vec::new());
             }
         }
+        for row in &rows.webhooks {
+            if self.after.webhooks.contains(&row.id) {
+                continue;
+            }
+            self.tx.execute("DELETE FROM webhook_endpoint WHERE id = $1", args![row.id]).await?;
+            self.note(Action::Removed, Thing::Webhook, &[rows.company_name(row.company_id), &row.name], Vec::new());
+        }
         for row in &rows.companies {
             if !self.after.companies.contains_key(&row.name) {
                 self.tx.execute("DELETE FROM company WHERE id = $1", args![row.id]).await?;
@@ -573,11 +621,12 @@ fn differences(old: (&str, &Credentials), new: (&str, &Credentials)) -> Vec<Stri
 }
 
 fn settings_differences(old: &CompanySettings, new: &CompanySettings) -> Vec<&'static str> {
-    let CompanySettings { allowed_countries, quiet_hours, caps } = old;
+    let CompanySettings { allowed_countries, quiet_hours, caps, budget } = old;
     [
         ("allowed_countries", *allowed_countries != new.allowed_countries),
         ("quiet_hours", *quiet_hours != new.quiet_hours),
         ("caps", *caps != new.caps),
+        ("budget", *budget != new.budget),
     ]
     .into_iter()
     .filter_map(|(field, differs)| differs.then_some(field))
@@ -600,6 +649,9 @@ pub(super) fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec
         transfer_to,
         transfer_note,
         detect_machine,
+        analysis,
+        recall,
+        budget,
         turn,
     } = old;
     [
@@ -616,6 +668,9 @@ pub(super) fn profile_differences(old: &AgentProfile, new: &AgentProfile) -> Vec
         ("transfer_to", *transfer_to != new.transfer_to),
         ("transfer_note", *transfer_note != new.transfer_note),
         ("detect_machine", *detect_machine != new.detect_machine),
+        ("analysis", *analysis != new.analysis),
+        ("recall", *recall != new.recall),
+        ("budget", *budget != new.budget),
         ("turn", *turn != new.turn),
     ]
     .into_iter()

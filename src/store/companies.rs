@@ -6,7 +6,7 @@ use sqlx::FromRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-pub use crate::agent::dialling::{Caps, CompanySettings, QuietHours};
+pub use crate::agent::dialling::{Budget, Caps, CompanySettings, QuietHours};
 use crate::store::db::{At, Json, Page, Part, args, json};
 use crate::store::{Store, StoreError};
 

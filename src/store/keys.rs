@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::store::db::{At, Tx, args};
+use crate::store::endpoints::reseal_endpoints;
 use crate::store::read::Rows;
 use crate::store::secrets::{self, Sealer, SecretsError, integration_context, tool_context, webhook_context};
 use crate::store::users::Role;
@@ -201,6 +202,7 @@ async fn reseal(tx: &mut Tx, old: &Sealer, new: &Sealer) -> Result<usize, StoreE
         values += 1;
         tx.execute("UPDATE tool SET secrets = $2 WHERE id = $1", args![row.id, secrets]).await?;
     }
+    values += reseal_endpoints(tx, old, new).await?;
     tx.execute("UPDATE secrets_probe SET sealed = $1 WHERE id = 1", args![new.seal(PROBE_CONTEXT, PROBE)]).await?;
     Ok(values)
 }

@@ -1,12 +1,14 @@
 //! Text messages, in threads: one of our numbers and one of theirs.
 
 use serde::Serialize;
+use serde_json::json as object;
 use sqlx::FromRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::speech::llm::Message as Spoken;
 use crate::store::db::{At, Json, Page, Part, args, json};
+use crate::store::outbox::{EventKind, emit};
 use crate::store::{Store, StoreError};
 use crate::telephony::{Direction, PhoneNumber};
 
@@ -61,8 +63,9 @@ impl Store {
     /// `None`: the provider's message is here already.
     pub async fn add_message(&self, new: NewMessage<'_>) -> Result<Option<Uuid>, StoreError> {
         let id = Uuid::now_v7();
-        let added = self
-            .db
+        let now = At::now();
+        let mut tx = self.db.write().await?;
+        let added = tx
             .execute(
                 "INSERT INTO message (id, company_id, integration_id, direction, line, peer, text, media,
                      provider_message, status, created_at, updated_at)
@@ -79,10 +82,18 @@ impl Store {
                     json(&new.media),
                     new.provider_message,
                     new.status,
-                    At::now()
+                    now
                 ],
             )
             .await?;
+        if added > 0 && new.direction == Direction::Inbound {
+            let message = object!({
+                "id": id, "integration_id": new.integration, "line": new.line, "from": new.peer, "text": new.text,
+                "media": new.media, "received": now,
+            });
+            emit(&mut tx, new.company, EventKind::MessageReceived, id, object!({ "message": message })).await?;
+        }
+        tx.commit().await?;
         Ok((added > 0).then_some(id))
     }
 

@@ -16,6 +16,8 @@ pub enum Owned {
     Key,
     Knowledge,
     Tool,
+    /// An endpoint that is told what happened.
+    Webhook,
 }
 
 impl Owned {
@@ -31,6 +33,7 @@ impl Owned {
             Owned::Key => "SELECT company_id FROM api_key WHERE id = $1",
             Owned::Tool => "SELECT company_id FROM tool WHERE id = $1",
             Owned::Knowledge => "SELECT company_id FROM knowledge_base WHERE id = $1",
+            Owned::Webhook => "SELECT company_id FROM webhook_endpoint WHERE id = $1",
         }
     }
 }

@@ -11,8 +11,10 @@ use crate::agent::profile::AgentProfile;
 use crate::providers;
 use crate::providers::credentials::Credentials;
 use crate::store::companies::CompanySettings;
-use crate::store::db::{Db, Json, Tx, args};
+use crate::store::db::{At, Db, Json, Tx, args};
 use crate::store::directory::{Directory, Integration, Line};
+use crate::store::endpoints::{SecretRow, open_secrets};
+use crate::store::outbox::EventKind;
 use crate::store::secrets::{Sealer, integration_context, webhook_context};
 use crate::store::tools::ToolRow;
 use crate::store::{Store, StoreError};
@@ -59,6 +61,16 @@ pub(super) struct KnowledgeRow {
     pub language: String,
 }
 
+#[derive(Clone, FromRow)]
+pub(super) struct WebhookRow {
+    pub id: Uuid,
+    pub company_id: Uuid,
+    pub name: String,
+    pub url: String,
+    pub events: Json<Vec<EventKind>>,
+    pub secret: Vec<u8>,
+}
+
 /// All rows, as one transaction saw them.
 pub(super) struct Rows {
     pub companies: Vec<CompanyRow>,
@@ -67,6 +79,7 @@ pub(super) struct Rows {
     pub lines: Vec<LineRow>,
     pub knowledge: Vec<KnowledgeRow>,
     pub tools: Vec<ToolRow>,
+    pub webhooks: Vec<WebhookRow>,
 }
 
 impl Rows {
@@ -87,6 +100,9 @@ impl Rows {
                     "SELECT id, company_id, kind, name, definition, secrets, created_at, updated_at FROM tool ORDER BY id",
                     args![],
                 )
+                .await?,
+            webhooks: tx
+                .all("SELECT id, company_id, name, url, events, secret FROM webhook_endpoint ORDER BY id", args![])
                 .await?,
         })
     }
@@ -157,6 +173,14 @@ impl IntegrationRow {
         let plain = sealer.open(&webhook_context(self.company_id, self.id), sealed, &what)?;
         let text = String::from_utf8(plain).map_err(|_| StoreError::Corrupt { what, detail: "not UTF-8".into() })?;
         Ok(Some(text.into()))
+    }
+}
+
+impl WebhookRow {
+    /// The secret that signs.
+    pub fn open(&self, sealer: &Sealer) -> Result<SecretString, StoreError> {
+        let sealed = SecretRow { secret: self.secret.clone(), old_secret: None, old_until: None };
+        Ok(open_secrets(sealer, self.company_id, self.id, &sealed, At::now())?.swap_remove(0))
     }
 }
 

@@ -134,6 +134,11 @@ pub fn tool_context(company: Uuid, tool: Uuid) -> Vec<u8> {
     [b"offhook tool ".as_slice(), company.as_bytes(), tool.as_bytes()].concat()
 }
 
+/// What binds the secrets that sign for a company's endpoint to their row.
+pub fn endpoint_context(company: Uuid, endpoint: Uuid) -> Vec<u8> {
+    [b"offhook endpoint ".as_slice(), company.as_bytes(), endpoint.as_bytes()].concat()
+}
+
 /// Where the next key lies while values are sealed with it.
 pub(super) fn next_path(path: &Path) -> PathBuf {
     let mut next = path.as_os_str().to_owned();

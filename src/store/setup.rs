@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use figment::Figment;
 use figment::providers::Serialized;
 use figment::value::{Dict, Tag, Value};
+use secrecy::SecretString;
 
 use crate::agent::profile::AgentProfile;
 use crate::agent::tools::http::SecretHeaders;
@@ -21,7 +22,9 @@ use crate::providers::credentials::Credentials;
 use crate::providers::provider::Kind;
 use crate::speech::{llm, stt, tts};
 use crate::store::companies::CompanySettings;
+use crate::store::endpoints::{MAX_ENDPOINTS, events_fault, secret_bytes, url_fault};
 use crate::store::leaves;
+use crate::store::outbox::EventKind;
 use crate::store::tools::{ToolDefinition, ToolReader};
 
 /// A set-up file is written by hand: more than this is a mistake.
@@ -40,6 +43,7 @@ pub struct Setup {
     pub(crate) agents: Vec<AgentSetup>,
     pub(crate) knowledge: Vec<KnowledgeSetup>,
     pub(crate) tools: Vec<ToolSetup>,
+    pub(crate) webhooks: Vec<WebhookSetup>,
     pub(crate) named: Named,
 }
 
@@ -55,6 +59,8 @@ pub(crate) struct Named {
     pub knowledge: BTreeSet<(String, String)>,
     /// Company, name.
     pub tools: BTreeSet<(String, String)>,
+    /// Company, name.
+    pub webhooks: BTreeSet<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -122,10 +128,21 @@ pub(crate) struct ToolSetup {
     pub secrets: SecretHeaders,
 }
 
+/// An endpoint that is told what happened. Its secret prints as dots.
+#[derive(Debug)]
+pub(crate) struct WebhookSetup {
+    pub place: Place,
+    pub company: String,
+    pub name: String,
+    pub url: String,
+    pub events: Vec<EventKind>,
+    pub secret: Option<SecretString>,
+}
+
 /// Which table of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// `company`, `integration`, `line`, `agent`, `knowledge`, `tool` or `mcp`.
+    /// `company`, `integration`, `line`, `agent`, `knowledge`, `tool`, `mcp` or `webhook`.
     pub table: &'static str,
     /// Counted from 1 among the tables of this kind.
     pub index: usize,
@@ -234,7 +251,7 @@ struct Reader<'a> {
     kinds: BTreeMap<String, Vec<&'static Kind>>,
 }
 
-const TABLES: [&str; 7] = ["company", "integration", "line", "agent", "knowledge", "tool", "mcp"];
+const TABLES: [&str; 8] = ["company", "integration", "line", "agent", "knowledge", "tool", "mcp", "webhook"];
 
 impl Reader<'_> {
     fn file(&mut self, mut file: Dict) {
@@ -281,6 +298,7 @@ impl Reader<'_> {
             "knowledge" => self.knowledge(&mut table),
             "tool" => self.tool(&mut table, "http"),
             "mcp" => self.tool(&mut table, "mcp"),
+            "webhook" => self.webhook(&mut table),
             _ => self.agent(table),
         }
     }
@@ -502,6 +520,50 @@ impl Reader<'_> {
         if self.faults.len() == before {
             self.setup.tools.push(ToolSetup { place: table.place.clone(), company, definition, secrets });
         }
+    }
+
+    fn webhook(&mut self, table: &mut Fields) {
+        let company = self.name(table, "company");
+        let name = self.name(table, "name");
+        let url = self.text(table, "url", true);
+        let secret = self.text(table, "secret", false).filter(|secret| secret != UNKNOWN).map(SecretString::from);
+        if let Some(url) = url.as_deref().filter(|url| !url.contains(UNKNOWN)) {
+            self.faults.extend(url_fault(url).map(|problem| table.place.fault("url", problem)));
+        }
+        if secret.as_ref().is_some_and(|secret| secret_bytes(secret).is_none()) {
+            let problem =
+                "it must be whsec_ and 24 to 64 bytes in base64 (openssl rand -base64 32); left out, one is made";
+            self.faults.push(table.place.fault("secret", problem));
+        }
+        let mut events = Vec::new();
+        match table.fields.remove("events") {
+            None => events.extend(EventKind::ALL),
+            Some(Value::Array(_, names)) => {
+                for name in names {
+                    match EventKind::ALL.into_iter().find(|kind| name.as_str() == Some(kind.label())) {
+                        Some(kind) => events.push(kind),
+                        None => {
+                            let known = EventKind::ALL.map(EventKind::label).join(", ");
+                            self.faults.push(table.place.fault("events", format!("no such event; known are {known}")));
+                        }
+                    }
+                }
+                self.faults.extend(events_fault(&events).map(|problem| table.place.fault("events", problem)));
+            }
+            Some(_) => self.faults.push(table.place.fault("events", "it must be a list, as in [\"call.analysed\"]")),
+        }
+        self.nothing_else(table, &["company", "name", "url", "events", "secret"]);
+        let (Some(company), Some(name), Some(url)) = (company, name, url) else { return };
+        if !self.setup.named.webhooks.insert((company.clone(), name.clone())) {
+            self.faults.push(table.place.fault("name", "there is a [[webhook]] of this company and name above"));
+            return;
+        }
+        let of_company = self.setup.webhooks.iter().filter(|other| other.company == company).count();
+        if of_company >= MAX_ENDPOINTS {
+            self.faults.push(table.place.fault("", format!("a company has at most {MAX_ENDPOINTS} webhooks")));
+            return;
+        }
+        self.setup.webhooks.push(WebhookSetup { place: table.place.clone(), company, name, url, events, secret });
     }
 
     /// A document is known by its file's name.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use offhook::app::App;
+use offhook::call::engines::Engines;
 use offhook::config::Config;
 use offhook::load::fixture::{Ender, Expect, Fixture};
 use offhook::mock::binotel::{BinotelConfig, MockBinotel};
@@ -51,6 +52,11 @@ pub struct Whole {
 
 impl Whole {
     pub async fn start(base: Base, cast: Cast, change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_engines(base, cast.engines(), change).await
+    }
+
+    /// With other engines than those named `scripted`.
+    pub async fn with_engines(base: Base, engines: Engines, change: impl FnOnce(&mut Config)) -> Self {
         let http = http();
         let recordings = tempfile::tempdir().expect("a temporary folder");
         let mut config = Config::default();
@@ -65,7 +71,7 @@ impl Whole {
         let watch = store.watch(cancel.clone()).await.expect("the store is read");
         let (ledger, records, _) = Ledger::start(store.clone()).await.expect("the store is written");
         let directory = watch.directory.clone();
-        let app = App::with_store(config, cast.engines(), directory.clone(), store.clone(), ledger)
+        let app = App::with_store(config, engines, directory.clone(), store.clone(), ledger)
             .await
             .expect("the server starts");
         Self { app, store, base, directory, watch, records, cancel, http, _recordings: recordings }

@@ -79,7 +79,7 @@ impl Run {
     fn clauses(&self) -> Vec<&str> {
         self.made
             .iter()
-            .filter_map(|(_, made)| if let Made::Clause(text) = made { Some(text.as_str()) } else { None })
+            .filter_map(|(_, made)| if let Made::Clause(text) = made { Some(text.written()) } else { None })
             .collect()
     }
 

@@ -292,8 +292,11 @@ const CALL_TOOLS: [Tool; 3] = [
     ("handover", "Asks for a person."),
 ];
 
-/// Every call has it; an agent that names it uses it.
-const SEND_DTMF: Tool = ("send_dtmf", "Presses keys for the other side.");
+/// Those that an agent has when it names them.
+const NAMED_TOOLS: [Tool; 2] = [
+    ("recall_caller", "Gives the last calls and messages with the person on the line."),
+    ("send_dtmf", "Presses keys for the other side."),
+];
 
 /// Those that integrations bring.
 const PROVIDER_TOOLS: [Tool; 3] = [
@@ -342,7 +345,7 @@ async fn tools(
         enabled,
     };
     let mut items: Vec<ToolInfo> = CALL_TOOLS.map(|(name, about)| plain(name, about, true)).into();
-    items.push(plain(SEND_DTMF.0, SEND_DTMF.1, enabled(SEND_DTMF.0)));
+    items.extend(NAMED_TOOLS.map(|(name, about)| plain(name, about, enabled(name))));
     for (name, about) in PROVIDER_TOOLS {
         let able = integrations.iter().filter(|(_, capabilities)| makes_possible(*capabilities, name));
         let able: Vec<String> = able.map(|(integration, _)| integration.clone()).collect();

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Json, Response};
 use futures::StreamExt as _;
 use futures::stream::{self, Stream};
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,7 @@ use super::messages::Begun;
 use super::once::{self, Made};
 use super::problem::{ApiError, Kind, Problem};
 use super::recording;
+use crate::agent::outcome::Analysis;
 use crate::call::clients::in_time;
 use crate::call::desk::CallRequest;
 use crate::call::handle::CallEvent;
@@ -111,19 +112,31 @@ async fn record(state: &ApiState, company: Uuid, id: Uuid) -> Result<CallRecord,
     state.store.call(company, id.into()).await?.ok_or_else(|| ApiError::new(Kind::NotFound))
 }
 
+/// A call's record, and what came of it.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Shown {
+    #[serde(flatten)]
+    record: CallRecord,
+    /// Made in the background when the call is over; absent until then, and where the agent is set not to have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    analysis: Option<Analysis>,
+}
+
 /// Show a call's record
 ///
-/// It is written as the call goes: of a running call, it is what happened so far.
+/// It is written as the call goes: of a running call, it is what happened so far. A few seconds after its end it has
+/// its `analysis`.
 #[utoipa::path(get, path = "/api/v1/calls/{id}", tag = "calls", params(("id" = Uuid, Path), Whose),
-    responses((status = 200, body = CallRecord), (status = "default", body = Problem)))]
+    responses((status = 200, body = Shown), (status = "default", body = Problem)))]
 async fn show(
     State(state): State<ApiState>,
     caller: Caller,
     Id(id): Id,
     Params(whose): Params<Whose>,
-) -> Result<Json<CallRecord>, ApiError> {
+) -> Result<Json<Shown>, ApiError> {
     let company = caller.owner(&state, Role::Viewer, whose.company_id, Owned::Call, id).await?;
-    record(&state, company, id).await.map(Json)
+    let record = record(&state, company, id).await?;
+    Ok(Json(Shown { record, analysis: state.store.analysis(company, id.into()).await? }))
 }
 
 /// Show the SIP side of a call
