@@ -64,7 +64,8 @@ pub(super) fn is_host(text: &str) -> bool {
 /// Why a host is not connected to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{host} is at {address}, {what}: tools reach public addresses only; the operator can allow it in tools.allow_private"
+    "{host} is at {address}, {what}: only public addresses are reached; the operator can allow it in tools.allow_private \
+     or webhooks.allow_private"
 )]
 pub struct OutOfReach {
     pub host: String,
