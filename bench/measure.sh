@@ -2,6 +2,9 @@
 # Measures the server from outside: mock engines with known delays (default), or others by
 #   BENCH_STT=whisper BENCH_TTS=espeak BENCH_LLM=builtin bench/measure.sh 1 --fixture echo-100
 #   BENCH_STT=scripted BENCH_TTS=scripted BENCH_LLM=scripted bench/measure.sh 200
+# By SIP and RTP in place of Twilio's websocket, the second one for INVITE to 200 alone:
+#   BENCH_SIP=1 BENCH_STT=scripted BENCH_TTS=scripted BENCH_LLM=scripted bench/measure.sh 200 --ramp 20
+#   BENCH_SIP=1 BENCH_STT=scripted BENCH_TTS=scripted BENCH_LLM=scripted bench/measure.sh 6000 --ramp 100 --call-limit 0
 # Usage: bench/measure.sh CALLS [further arguments of `offhook load`]. Prints load's report, then the server's CPU and
 # memory per call and its own histograms. OFFHOOK names the program (default target/release/offhook).
 set -euo pipefail
@@ -34,7 +37,17 @@ before_cpu=$(ticks) before_rss=$(rss) began=$(date +%s.%N)
   done
 ) &
 status=0
-"$offhook" load --webhook "http://127.0.0.1:8181$url" --auth-token bench --calls "$calls" --json out/bench/load.json --html out/bench/load.html "$@" || status=$?
+if [ -n "${BENCH_SIP:-}" ]; then
+  # SIP listens when the first line with a SIP side is known.
+  for _ in $(seq 100); do
+    grep -qi ':143D ' /proc/net/udp && break
+    sleep 0.1
+  done
+  way=(--sip "sip:+15550001112@127.0.0.1:5181")
+else
+  way=(--webhook "http://127.0.0.1:8181$url" --auth-token bench)
+fi
+"$offhook" load "${way[@]}" --calls "$calls" --json out/bench/load.json --html out/bench/load.html "$@" || status=$?
 after_cpu=$(ticks) ended=$(date +%s.%N)
 curl -fs http://127.0.0.1:8181/metrics >out/bench/metrics.txt
 peak=$(cat out/bench/peak_rss)

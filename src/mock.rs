@@ -5,5 +5,6 @@ pub mod openai;
 pub mod ringostat;
 pub mod script;
 pub mod stage;
+pub mod switch;
 pub mod tone;
 pub mod twilio;

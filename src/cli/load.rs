@@ -1,6 +1,7 @@
 //! `offhook load`: replays recorded callers against a media endpoint, ours or anyone's, and holds what they measured
 //! against a budget.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,14 +13,19 @@ use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use secrecy::SecretString;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::load::caller::{self, CallerConfig, CallerReport, Recording, Way};
 use crate::load::fixture::{Fixture, RATE_HZ};
+use crate::load::phones::Phones;
 use crate::load::report::{Budget, LoadReport, Run};
+use crate::load::rtp::Codec;
+use crate::load::sip::SipWay;
+use crate::protocol::sip::digest::Credentials;
+use crate::protocol::sip::value::SipUri;
 
 /// A run that measured its own lateness, not the server.
 const EXIT_VOID: u8 = 3;
@@ -27,6 +33,8 @@ const EXIT_VOID: u8 = 3;
 const EXIT_FAILED: u8 = 1;
 /// More callers than this from one process would measure the process.
 const MAX_CALLS: usize = 10_000;
+/// How long the telephones may take to say goodbye.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(3);
 /// Reports kept for the result: with `--duration`, an endless run ends here.
 const MAX_REPORTS: usize = 100_000;
 
@@ -39,6 +47,18 @@ pub struct Args {
     /// The voice webhook; it is posted signed, and the stream of its TwiML is connected to
     #[arg(long, group = "way", value_name = "URL", requires = "auth_token")]
     pub webhook: Option<String>,
+    /// A SIP address that telephones call over UDP, speaking RTP: sip:+15550001111@127.0.0.1:5060
+    #[arg(long, group = "way", value_name = "URI")]
+    pub sip: Option<String>,
+    /// With --sip: the user by whose password calls are let in, where the server asks for one
+    #[arg(long, requires = "password", value_name = "USER")]
+    pub user: Option<String>,
+    /// With --sip: its password
+    #[arg(long, env = "OFFHOOK_LOAD_SIP_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    pub password: Option<SecretString>,
+    /// With --sip: the codec that is offered
+    #[arg(long, value_enum, default_value_t)]
+    pub codec: Codec,
     /// Twilio auth token that signs the webhook and the handshake
     #[arg(long, env = "OFFHOOK_LOAD_AUTH_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub auth_token: Option<SecretString>,
@@ -78,7 +98,7 @@ pub struct Args {
     /// Limits as `reply_p50=600ms,barge_in_p95=200ms,failures=0`; a broken one makes the exit code 1
     #[arg(long, default_value = "", value_name = "LIMITS")]
     pub budget: Budget,
-    /// Longest call, seconds
+    /// Longest call, seconds; with --sip, 0 hangs up as soon as the call is answered: INVITE to 200 alone is measured
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     pub call_limit: u64,
     /// Silence after which a turn counts as unanswered and the call is given up, seconds
@@ -136,7 +156,7 @@ pub async fn measure(args: &Args) -> anyhow::Result<LoadReport> {
     if let Some(dir) = &args.record {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    let (way, target) = way(args)?;
+    let Joined { way, target, phones } = join(args).await?;
 
     let hang_up = CancellationToken::new();
     let progress = progress(args);
@@ -157,6 +177,7 @@ pub async fn measure(args: &Args) -> anyhow::Result<LoadReport> {
         let each = MAX_REPORTS / args.calls;
         callers.spawn(async move { line(config, began + start, until, each, &open, &progress).await });
     }
+    drop(way);
 
     let mut calls = Vec::new();
     loop {
@@ -169,6 +190,10 @@ pub async fn measure(args: &Args) -> anyhow::Result<LoadReport> {
         }
     }
     progress.finish_and_clear();
+    if let Some(phones) = phones {
+        // Every handle is dropped: the last goodbyes are on their way.
+        let _ = timeout(GOODBYE_LIMIT, phones).await;
+    }
     if let Some(dir) = &args.record {
         for (index, call) in calls.iter_mut().enumerate() {
             if let Some(recording) = call.recording.take() {
@@ -243,19 +268,61 @@ fn starts(calls: usize, calls_per_s: Option<f64>, seed: u64) -> Vec<Duration> {
         .collect()
 }
 
-/// The way in, and how it is shown: without path and query, which may hold a token.
-fn way(args: &Args) -> anyhow::Result<(Way, String)> {
-    let shown = |url: &str| url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
-    match (&args.ws, &args.webhook, &args.auth_token) {
-        (Some(url), _, auth_token) => {
-            let way = Way::Ws { url: url.clone(), parameters: args.parameters.clone(), auth_token: auth_token.clone() };
-            Ok((way, shown(url)))
+/// The way in, how it is shown, and whose task ends when the calls have.
+struct Joined {
+    way: Way,
+    target: String,
+    phones: Option<JoinHandle<()>>,
+}
+
+async fn join(args: &Args) -> anyhow::Result<Joined> {
+    let (way, phones) = match (&args.ws, &args.webhook, &args.auth_token, &args.sip) {
+        (Some(url), _, auth_token, _) => {
+            let parameters = args.parameters.clone();
+            (Way::Ws { url: url.clone(), parameters, auth_token: auth_token.clone() }, None)
         }
-        (None, Some(url), Some(auth_token)) => {
+        (None, Some(url), Some(auth_token), _) => {
             let client = caller::http_client().context("cannot make an HTTP client")?;
-            Ok((Way::Webhook { url: url.clone(), auth_token: auth_token.clone(), client }, shown(url)))
+            (Way::Webhook { url: url.clone(), auth_token: auth_token.clone(), client }, None)
         }
-        _ => bail!("name --ws URL, or --webhook URL with --auth-token"),
+        (None, None, _, Some(uri)) => {
+            let (way, phones) = telephones(args, uri).await?;
+            (Way::Sip(Box::new(way)), Some(phones))
+        }
+        _ => bail!("name --ws URL, --webhook URL with --auth-token, or --sip URI"),
+    };
+    Ok(Joined { way, target: target(args), phones })
+}
+
+/// Telephones on one socket, for the address that `uri` has at this moment.
+async fn telephones(args: &Args, uri: &str) -> anyhow::Result<(SipWay, JoinHandle<()>)> {
+    let mut uri = SipUri::parse(uri).with_context(|| format!("{uri} is no SIP address"))?;
+    let port = uri.port.unwrap_or(5060);
+    let host = uri.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let found = tokio::net::lookup_host((host.as_str(), port)).await;
+    let far = found.ok().and_then(|mut found| found.next()).with_context(|| format!("{host} has no address"))?;
+    // Looked up once, not by every call.
+    (uri.host, uri.port) = (crate::protocol::sip::value::host_of(far.ip()), Some(port));
+    let any = if far.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let opened = Phones::open(SocketAddr::new(any, 0), Some(far), None);
+    let (phones, task) = opened.context("cannot open a socket for SIP")?;
+    let credentials = args
+        .user
+        .as_ref()
+        .zip(args.password.as_ref())
+        .map(|(user, password)| Credentials { user: user.clone(), password: password.expose_secret().to_owned() });
+    Ok((SipWay { credentials, codec: args.codec, ..SipWay::new(phones, uri) }, task))
+}
+
+/// Without path and query, which may hold a token, and without the user of a SIP address, which is a number.
+fn target(args: &Args) -> String {
+    match (args.ws.as_ref().or(args.webhook.as_ref()), &args.sip) {
+        (Some(url), _) => url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/"),
+        (None, Some(uri)) => {
+            let rest = uri.split_once(':').map_or(uri.as_str(), |(_, rest)| rest);
+            format!("sip:{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
+        }
+        (None, None) => String::new(),
     }
 }
 
@@ -290,7 +357,15 @@ pub fn write_wav(path: &std::path::Path, recording: &Recording) -> Result<(), ho
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
 
     #[test]
     fn callers_start_at_the_wanted_rate_and_at_the_same_times_for_the_same_seed() {
@@ -305,28 +380,21 @@ mod tests {
 
     #[test]
     fn what_is_shown_of_a_url_holds_no_token() {
-        let args = Args {
-            ws: Some("wss://host:8443/media/twilio/secret?x=1".into()),
-            webhook: None,
-            auth_token: None,
-            account_sid: String::new(),
-            from: String::new(),
-            to: String::new(),
-            parameters: vec![],
-            calls: 1,
-            ramp: None,
-            ramp_ms: None,
-            seed: 1,
-            duration: None,
-            fixture_names: vec![],
-            fixtures: PathBuf::new(),
-            budget: Budget::default(),
-            call_limit: 1,
-            reply_limit: 1,
-            json: None,
-            html: None,
-            record: None,
+        let shown = |way: &[&str]| {
+            let cli = Command::parse_from([&["load"], way].concat());
+            target(&cli.args)
         };
-        assert_eq!(way(&args).unwrap().1, "wss://host:8443");
+        assert_eq!(shown(&["--ws", "wss://host:8443/media/twilio/secret?x=1"]), "wss://host:8443");
+        assert_eq!(shown(&["--sip", "sip:+15550001111@192.0.2.1:5060"]), "sip:192.0.2.1:5060");
+        assert_eq!(shown(&["--sip", "sip:trunk.example"]), "sip:trunk.example");
+    }
+
+    #[test]
+    fn one_way_in_is_named_and_a_user_has_a_password() {
+        let parsed = |args: &[&str]| Command::try_parse_from([&["load"], args].concat()).is_ok();
+        assert!(parsed(&["--sip", "sip:1@host", "--user", "a", "--password", "b", "--codec", "pcma"]));
+        assert!(!parsed(&["--sip", "sip:1@host", "--ws", "ws://host"]));
+        assert!(!parsed(&["--sip", "sip:1@host", "--user", "a"]));
+        assert!(!parsed(&[]));
     }
 }

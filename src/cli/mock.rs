@@ -4,14 +4,17 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 
+use crate::load::fixture::Fixture;
 use crate::mock::binotel::{BinotelConfig, MockBinotel};
 use crate::mock::openai::{MockConfig, MockOpenAi};
 use crate::mock::ringostat::{MockRingostat, RingostatConfig};
 use crate::mock::script::{Delays, Fault, Script};
+use crate::mock::switch::SwitchConfig;
 use crate::mock::twilio::{self, MockTwilio};
 
 #[derive(clap::Args, Clone, Debug)]
@@ -42,6 +45,15 @@ pub struct Args {
     /// Be Binotel at this address too (key mock-key, secret mock-secret, company 1000)
     #[arg(long, value_name = "ADDR")]
     pub binotel: Option<SocketAddr>,
+    /// Let Ringostat's accounts register at this UDP address (passwords mock-sip-password-EXTENSION), and talk by RTP
+    #[arg(long, value_name = "ADDR", requires_all = ["ringostat", "pbx_caller"])]
+    pub ringostat_sip: Option<SocketAddr>,
+    /// Let Binotel's accounts register at this UDP address (passwords mock-sip-password-NUMBER), and talk by RTP
+    #[arg(long, value_name = "ADDR", requires_all = ["binotel", "pbx_caller"])]
+    pub binotel_sip: Option<SocketAddr>,
+    /// What customers of the simulated PBXs say: a folder of audio-fixtures
+    #[arg(long, value_name = "DIR")]
+    pub pbx_caller: Option<PathBuf>,
     #[command(flatten)]
     pub twilio: twilio::Flags,
 }
@@ -67,18 +79,25 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let mut mock = MockOpenAi::start(config, listener).context("cannot start the mock")?;
     println!("listening: base_url = \"{}\", log at http://{}/mock/requests", mock.base_url(), mock.addr);
+    let customer = args.pbx_caller.as_deref().map(Fixture::load).transpose().context("cannot read the customer")?;
+    let customer = customer.map(Arc::new);
+    let switch = |sip: Option<SocketAddr>| Some(SwitchConfig::new(sip?, Arc::clone(customer.as_ref()?)));
     let ringostat = match args.ringostat {
         Some(addr) => {
-            let mock = MockRingostat::start(RingostatConfig::default(), listen(addr).await?)?;
+            let config = RingostatConfig { sip: switch(args.ringostat_sip), ..RingostatConfig::default() };
+            let mock = MockRingostat::start(config, listen(addr).await?)?;
             println!("ringostat: api_base = \"{}\"; {SIMULATE}", mock.base_url());
+            show_registrar("ringostat", mock.registrar());
             Some(mock)
         }
         None => None,
     };
     let binotel = match args.binotel {
         Some(addr) => {
-            let mock = MockBinotel::start(BinotelConfig::default(), listen(addr).await?)?;
+            let config = BinotelConfig { sip: switch(args.binotel_sip), ..BinotelConfig::default() };
+            let mock = MockBinotel::start(config, listen(addr).await?)?;
             println!("binotel: api_base = \"{}\"; {SIMULATE}", mock.base_url());
+            show_registrar("binotel", mock.registrar());
             Some(mock)
         }
         None => None,
@@ -105,6 +124,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         twilio.stop().await;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn show_registrar(provider: &str, registrar: Option<SocketAddr>) {
+    if let Some(addr) = registrar {
+        println!("{provider}: sip.registrar = \"{addr}\"");
+    }
 }
 
 /// How a call is made to happen.

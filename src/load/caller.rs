@@ -1,5 +1,6 @@
 //! One simulated caller: plays Twilio's part on a real websocket, replays a fixture's turns, and measures what it
-//! hears. Open loop: frame n leaves n·20 ms after the start whatever the server does, and its lateness is recorded.
+//! hears. Open loop: frame n leaves n·20 ms after the start whatever the server does, and its lateness is recorded. The
+//! caller with a telephone is in `sip.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,9 @@ use crate::load::fixture::{Ender, Fixture, PER_MS};
 use crate::load::measure::{Figures, measure, ms};
 use crate::load::message::{self, FromServer, MessageError, Writer};
 use crate::load::mouth::{FRAME_LEN, Mouth};
+use crate::load::rtp::RtpFigures;
 use crate::load::sign::sign;
+use crate::load::sip::{self, SipWay};
 use crate::load::ulaw;
 use crate::load::webhook::{self, Dialled, StreamTwiml};
 
@@ -50,6 +53,8 @@ pub enum Way {
     Ws { url: String, parameters: Vec<(String, String)>, auth_token: Option<SecretString> },
     /// A signed voice webhook first, then the stream that its TwiML names.
     Webhook { url: String, auth_token: SecretString, client: reqwest::Client },
+    /// A telephone: INVITE, then RTP.
+    Sip(Box<SipWay>),
 }
 
 #[derive(Clone)]
@@ -64,11 +69,11 @@ pub struct CallerConfig {
     pub stream_sid: Option<String>,
     /// Keep the samples of both directions (32 KB a second of call).
     pub record: bool,
-    /// For the webhook and the handshake, each.
+    /// For the webhook and the handshake, each; for an INVITE until it is answered.
     pub connect_limit: Duration,
     /// Silence of both sides after which the call is given up as unanswered.
     pub reply_limit: Duration,
-    /// The longest call.
+    /// The longest call. Zero: a telephone hangs up as soon as it is answered, and all is well.
     pub call_limit: Duration,
     /// What happens, as it happens; a full channel loses events.
     pub events: Option<mpsc::Sender<CallerEvent>>,
@@ -100,7 +105,7 @@ impl CallerConfig {
 /// What a caller tells while it runs. Times are milliseconds since the stream's start.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CallerEvent {
-    /// The stream runs.
+    /// The stream runs, or the call was answered.
     Connected { call_sid: String },
     /// A turn of the fixture (counted from 0) began to play.
     TurnBegan { turn: usize, at_ms: u64 },
@@ -169,8 +174,14 @@ pub struct CallerReport {
     pub fixture: String,
     pub call_sid: String,
     pub ending: Ending,
-    /// From the first attempt to the open stream.
+    /// From the first attempt to the open stream, or to the answered call.
     pub connect_ms: Option<f64>,
+    /// By SIP: from the INVITE to its 200.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub invite_ms: Option<f64>,
+    /// By SIP: what the packets say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtp: Option<RtpFigures>,
     /// Of the stream.
     pub duration_ms: f64,
     #[serde(flatten)]
@@ -196,22 +207,16 @@ pub fn http_client() -> reqwest::Result<reqwest::Client> {
     reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()
 }
 
-/// Places the call and sees it through. Always comes back: everything in it has a time limit.
-pub async fn call(config: CallerConfig) -> CallerReport {
-    let began = Instant::now();
-    let call_sid = config.call_sid.clone().unwrap_or_else(|| format!("CA{}", Uuid::new_v4().simple()));
-    match connect(&config, &call_sid).await {
-        Ok((socket, parameters)) => {
-            let connect_ms = began.elapsed().as_secs_f64() * 1_000.0;
-            let mut report = Line::new(&config, &call_sid, socket).run(&config, &parameters).await;
-            report.connect_ms = Some(connect_ms);
-            report
-        }
-        Err(ending) => CallerReport {
+impl CallerReport {
+    /// A call that never was.
+    pub(crate) fn unconnected(config: &CallerConfig, call_sid: String, ending: Ending) -> Self {
+        Self {
             fixture: config.fixture.name.clone(),
             call_sid,
             ending,
             connect_ms: None,
+            invite_ms: None,
+            rtp: None,
             duration_ms: 0.0,
             figures: Figures::default(),
             unknown_messages: 0,
@@ -219,28 +224,50 @@ pub async fn call(config: CallerConfig) -> CallerReport {
             dropped_marks: 0,
             lateness_us: Vec::new(),
             recording: None,
-        },
+        }
     }
 }
 
-async fn connect(config: &CallerConfig, call_sid: &str) -> Result<(Socket, Vec<(String, String)>), Ending> {
-    let (stream, auth_token) = match &config.way {
+/// Places the call and sees it through. Always comes back: everything in it has a time limit.
+pub async fn call(config: CallerConfig) -> CallerReport {
+    let began = Instant::now();
+    let call_sid = config.call_sid.clone().unwrap_or_else(|| format!("CA{}", Uuid::new_v4().simple()));
+    let found = match &config.way {
+        Way::Sip(way) => return sip::call(&config, way, call_sid).await,
         Way::Ws { url, parameters, auth_token } => {
-            (StreamTwiml { url: url.clone(), parameters: parameters.clone() }, auth_token.as_ref())
+            Ok((StreamTwiml { url: url.clone(), parameters: parameters.clone() }, auth_token.as_ref()))
         }
         Way::Webhook { url, auth_token, client } => {
             let dialled = Dialled {
                 account_sid: config.account_sid.clone(),
-                call_sid: call_sid.into(),
+                call_sid: call_sid.clone(),
                 from: config.from.clone(),
                 to: config.to.clone(),
             };
-            let stream = webhook::post(client, url, auth_token, &dialled, config.connect_limit)
-                .await
-                .map_err(|error| Ending::WebhookFailed(error.to_string()))?;
-            (stream, Some(auth_token))
+            let posted = webhook::post(client, url, auth_token, &dialled, config.connect_limit).await;
+            posted.map(|stream| (stream, Some(auth_token))).map_err(|error| Ending::WebhookFailed(error.to_string()))
         }
     };
+    let connected = match found {
+        Ok((stream, auth_token)) => connect(&config, stream, auth_token).await,
+        Err(ending) => Err(ending),
+    };
+    match connected {
+        Ok((socket, parameters)) => {
+            let connect_ms = began.elapsed().as_secs_f64() * 1_000.0;
+            let mut report = Line::new(&config, &call_sid, socket).run(&config, &parameters).await;
+            report.connect_ms = Some(connect_ms);
+            report
+        }
+        Err(ending) => CallerReport::unconnected(&config, call_sid, ending),
+    }
+}
+
+async fn connect(
+    config: &CallerConfig,
+    stream: StreamTwiml,
+    auth_token: Option<&SecretString>,
+) -> Result<(Socket, Vec<(String, String)>), Ending> {
     let failed = |detail: &str| Ending::ConnectFailed(detail.into());
     let mut request =
         stream.url.as_str().into_client_request().map_err(|_| failed("the stream's URL is not a websocket URL"))?;
@@ -320,6 +347,8 @@ impl Line {
             call_sid,
             ending,
             connect_ms: None,
+            invite_ms: None,
+            rtp: None,
             duration_ms: ms(end),
             figures: measure(&config.fixture, &played, &heard, end),
             unknown_messages: self.unknown_messages,
@@ -332,8 +361,6 @@ impl Line {
 
     /// From the first frame to the reason why there is no further one.
     async fn talk(&mut self, config: &CallerConfig) -> Ending {
-        let reply_limit = samples_in(config.reply_limit);
-        let call_limit = samples_in(config.call_limit);
         loop {
             let deadline = self.deadline();
             tokio::select! {
@@ -354,7 +381,7 @@ impl Line {
             if let Err(ending) = self.send().await {
                 return ending;
             }
-            if let Some(ending) = self.is_over(config, reply_limit, call_limit) {
+            if let Some(ending) = is_over(config, &self.mouth, &self.ear) {
                 return ending;
             }
         }
@@ -389,10 +416,6 @@ impl Line {
     }
 
     fn on_message(&mut self, message: Option<Result<Message, WsError>>) -> Option<Ending> {
-        let closed = || {
-            let turn = self.mouth.position();
-            if self.mouth.is_done() { Ending::AgentHungUp } else { Ending::HungUpEarly { turn } }
-        };
         match message {
             Some(Ok(Message::Text(text))) => match message::read(&text, self.writer.stream_sid()) {
                 Ok(FromServer::Media(codes)) => self.ear.append(&codes),
@@ -404,7 +427,9 @@ impl Line {
             Some(Ok(Message::Binary(_))) => {
                 return self.on_fault(&MessageError::Malformed("a binary message".into()));
             }
-            Some(Ok(Message::Close(_))) | Some(Err(WsError::ConnectionClosed)) | None => return Some(closed()),
+            Some(Ok(Message::Close(_))) | Some(Err(WsError::ConnectionClosed)) | None => {
+                return Some(closed(&self.mouth));
+            }
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
             Some(Err(error)) => return Some(Ending::ConnectionLost(error.to_string())),
         }
@@ -414,26 +439,6 @@ impl Line {
     fn on_fault(&mut self, error: &MessageError) -> Option<Ending> {
         self.faults += 1;
         (self.faults >= MAX_FAULTS).then(|| Ending::ProtocolError(error.to_string()))
-    }
-
-    fn is_over(&self, config: &CallerConfig, reply_limit: u64, call_limit: u64) -> Option<Ending> {
-        let now = self.ear.at();
-        if now >= call_limit {
-            return Some(Ending::TimeLimit);
-        }
-        if self.mouth.is_done()
-            && let Some(silent) = self.mouth.agent_fell_silent(&self.ear)
-        {
-            let patience = match config.fixture.expect.ended_by {
-                Some(Ender::Agent) if config.fixture.turns.is_empty() => AGENT_GIVES_UP,
-                Some(Ender::Agent) => AGENT_HANGS_UP,
-                Some(Ender::Caller) => CALLER_HANGS_UP,
-                None => NOBODY_HANGS_UP,
-            };
-            return (now >= silent + patience).then_some(Ending::CallerHungUp);
-        }
-        let stalled = self.mouth.stalled_since(&self.ear)?;
-        (now >= stalled + reply_limit).then(|| Ending::NoReply { turn: self.mouth.last_question() })
     }
 
     /// Writes what is waiting.
@@ -473,20 +478,45 @@ impl Line {
     }
 }
 
+/// Whether the caller hangs up now, and why.
+pub(super) fn is_over(config: &CallerConfig, mouth: &Mouth, ear: &Ear) -> Option<Ending> {
+    let now = ear.at();
+    if now >= samples_in(config.call_limit) {
+        return Some(Ending::TimeLimit);
+    }
+    if mouth.is_done()
+        && let Some(silent) = mouth.agent_fell_silent(ear)
+    {
+        let patience = match config.fixture.expect.ended_by {
+            Some(Ender::Agent) if config.fixture.turns.is_empty() => AGENT_GIVES_UP,
+            Some(Ender::Agent) => AGENT_HANGS_UP,
+            Some(Ender::Caller) => CALLER_HANGS_UP,
+            None => NOBODY_HANGS_UP,
+        };
+        return (now >= silent + patience).then_some(Ending::CallerHungUp);
+    }
+    let stalled = mouth.stalled_since(ear)?;
+    (now >= stalled + samples_in(config.reply_limit)).then(|| Ending::NoReply { turn: mouth.last_question() })
+}
+
+/// What it means that the server has closed.
+pub(super) fn closed(mouth: &Mouth) -> Ending {
+    if mouth.is_done() { Ending::AgentHungUp } else { Ending::HungUpEarly { turn: mouth.position() } }
+}
+
 /// A write that fails because the server has closed is its hanging up.
 fn lost(mouth: &Mouth, error: WsError) -> Ending {
     match error {
-        WsError::ConnectionClosed | WsError::AlreadyClosed if mouth.is_done() => Ending::AgentHungUp,
-        WsError::ConnectionClosed | WsError::AlreadyClosed => Ending::HungUpEarly { turn: mouth.position() },
+        WsError::ConnectionClosed | WsError::AlreadyClosed => closed(mouth),
         error => Ending::ConnectionLost(error.to_string()),
     }
 }
 
-fn samples_in(time: Duration) -> u64 {
+pub(super) fn samples_in(time: Duration) -> u64 {
     (time.as_micros() * u128::from(PER_MS) / 1_000) as u64
 }
 
-fn tell(config: &CallerConfig, event: CallerEvent) {
+pub(super) fn tell(config: &CallerConfig, event: CallerEvent) {
     if let Some(events) = &config.events {
         // Onlookers only: a full channel loses the event.
         let _ = events.try_send(event);

@@ -89,7 +89,7 @@ pub enum BudgetError {
     #[error("`{0}` is no limit; write name=value, as in reply_p50=600ms")]
     Shape(String),
     #[error(
-        "`{0}` is no figure; there are reply, first_frame, barge_in, connect, lateness with _p50 _p90 _p95 _p99 _max, and {1}"
+        "`{0}` is no figure; there are reply, first_frame, barge_in, connect, invite, lateness with _p50 _p90 _p95 _p99 _max, and {1}"
     )]
     Unknown(String, String),
 }
@@ -98,9 +98,16 @@ pub enum BudgetError {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Budget(pub Vec<Limit>);
 
-const COUNTS: [&str; 6] =
-    ["failures", "unanswered", "cut_offs", "barge_in_missed", "false_stops", "false_stops_per_minute"];
-const TIMES: [&str; 5] = ["reply", "first_frame", "barge_in", "connect", "lateness"];
+const COUNTS: [&str; 7] = [
+    "failures",
+    "unanswered",
+    "cut_offs",
+    "barge_in_missed",
+    "false_stops",
+    "false_stops_per_minute",
+    "rtp_loss_percent",
+];
+const TIMES: [&str; 6] = ["reply", "first_frame", "barge_in", "connect", "invite", "lateness"];
 
 impl FromStr for Budget {
     type Err = BudgetError;
@@ -141,6 +148,44 @@ pub struct Verdict {
     pub held: bool,
 }
 
+/// What the packets of all calls say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct RtpSums {
+    pub sent: u64,
+    pub received: u64,
+    pub lost: u64,
+    pub late: u64,
+    pub duplicates: u64,
+    /// Of the packets that should have come, those that never did.
+    pub loss_percent: f64,
+    /// Over the calls, each with its mean.
+    pub jitter: Percentiles,
+    /// Over the calls, each with its worst packet.
+    pub worst: Percentiles,
+}
+
+impl RtpSums {
+    /// `None`: no call was by RTP.
+    fn of(calls: &[CallerReport]) -> Option<Self> {
+        let all = || calls.iter().filter_map(|call| call.rtp);
+        all().next()?;
+        let us = |ms: f64| (ms * 1_000.0).round() as u64;
+        let mut sums = all().fold(Self::default(), |sums, call| Self {
+            sent: sums.sent + call.sent,
+            received: sums.received + call.received,
+            lost: sums.lost + call.lost,
+            late: sums.late + call.late,
+            duplicates: sums.duplicates + call.duplicates,
+            ..sums
+        });
+        let expected = sums.received - sums.duplicates + sums.lost;
+        sums.loss_percent = if expected == 0 { 0.0 } else { sums.lost as f64 * 100.0 / expected as f64 };
+        sums.jitter = Percentiles::of(all().map(|call| us(call.jitter_ms)));
+        sums.worst = Percentiles::of(all().map(|call| us(call.worst_ms)));
+        Some(sums)
+    }
+}
+
 /// The whole run.
 #[derive(Clone, Debug, Serialize)]
 pub struct LoadReport {
@@ -149,7 +194,10 @@ pub struct LoadReport {
     pub first_frame: Percentiles,
     pub barge_in: Percentiles,
     pub connect: Percentiles,
+    /// By SIP: from the INVITE to its 200.
+    pub invite: Percentiles,
     pub lateness: Percentiles,
+    pub rtp: Option<RtpSums>,
     pub finished: usize,
     pub failures: BTreeMap<String, usize>,
     pub turns: usize,
@@ -185,7 +233,9 @@ impl LoadReport {
             first_frame: Percentiles::of(turns().filter_map(|turn| turn.first_frame_ms).map(us)),
             barge_in: Percentiles::of(turns().filter_map(|turn| turn.barge_in_ms).map(us)),
             connect: Percentiles::of(calls.iter().filter_map(|call| call.connect_ms).map(us)),
+            invite: Percentiles::of(calls.iter().filter_map(|call| call.invite_ms).map(us)),
             lateness,
+            rtp: RtpSums::of(&calls),
             finished: calls.iter().filter(|call| !call.ending.is_failure()).count(),
             failures,
             turns: turns().filter(|turn| turn.kind.wants_reply()).count(),
@@ -211,6 +261,7 @@ impl LoadReport {
             "first_frame" => Some(self.first_frame),
             "barge_in" => Some(self.barge_in),
             "connect" => Some(self.connect),
+            "invite" => Some(self.invite),
             "lateness" => Some(self.lateness),
             _ => None,
         };
@@ -221,6 +272,7 @@ impl LoadReport {
             "barge_in_missed" => Some(self.barge_in_missed as f64),
             "false_stops" => Some(self.false_stops as f64),
             "false_stops_per_minute" => Some(self.false_stops_per_minute),
+            "rtp_loss_percent" => self.rtp.map(|rtp| rtp.loss_percent),
             figure => figure.rsplit_once('_').and_then(|(name, quantile)| {
                 times(name).filter(|percentiles| percentiles.count > 0).and_then(|p| p.named(quantile))
             }),
@@ -239,19 +291,23 @@ impl LoadReport {
     }
 
     /// The times, in the order in which they are shown.
-    fn times(&self) -> [(&'static str, Percentiles); 5] {
-        [
+    fn times(&self) -> Vec<(&'static str, Percentiles)> {
+        let mut times = vec![
             ("reply", self.reply),
             ("first frame", self.first_frame),
             ("barge-in", self.barge_in),
             ("connect", self.connect),
             ("generator lateness", self.lateness),
-        ]
+        ];
+        if self.invite.count > 0 {
+            times.insert(4, ("INVITE to 200", self.invite));
+        }
+        times
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
         let failures: Vec<String> = self.failures.iter().map(|(cause, count)| format!("{cause} {count}")).collect();
-        vec![
+        let mut facts = vec![
             ("calls", format!("{} finished, {} at once at most", self.finished, self.run.peak_calls)),
             ("failures", if failures.is_empty() { "none".into() } else { failures.join(", ") }),
             ("turns", format!("{} said, {} unanswered, {} cut off", self.turns, self.unanswered, self.cut_offs)),
@@ -264,7 +320,25 @@ impl LoadReport {
                     self.false_stops, self.false_stops_per_minute, self.pauses, self.pauses_resumed
                 ),
             ),
-        ]
+        ];
+        if let Some(rtp) = &self.rtp {
+            let text = format!(
+                "{} packets sent, {} received, {} lost ({:.3} %), {} late, {} doubled; jitter of calls p50 {:.2} ms, \
+                 p99 {:.2} ms; each call's worst packet p50 {:.1} ms, max {:.1} ms",
+                rtp.sent,
+                rtp.received,
+                rtp.lost,
+                rtp.loss_percent,
+                rtp.late,
+                rtp.duplicates,
+                rtp.jitter.p50,
+                rtp.jitter.p99,
+                rtp.worst.p50,
+                rtp.worst.max
+            );
+            facts.push(("RTP", text));
+        }
+        facts
     }
 
     /// For a terminal.
@@ -322,7 +396,7 @@ fn void(lateness: &Percentiles) -> Option<String> {
 #[template(path = "load_report.html")]
 struct LoadPage<'a> {
     report: &'a LoadReport,
-    times: [(&'static str, Percentiles); 5],
+    times: Vec<(&'static str, Percentiles)>,
     facts: Vec<(&'static str, String)>,
     shown: &'a [CallerReport],
 }
@@ -333,6 +407,7 @@ mod tests {
     use crate::load::caller::Ending;
     use crate::load::fixture::Kind;
     use crate::load::measure::{Figures, TurnReport};
+    use crate::load::rtp::RtpFigures;
 
     fn turn(reply_ms: f64) -> TurnReport {
         TurnReport {
@@ -355,6 +430,8 @@ mod tests {
             call_sid: "CA1".into(),
             ending,
             connect_ms: Some(3.0),
+            invite_ms: None,
+            rtp: None,
             duration_ms: 1_000.0,
             figures: Figures {
                 turns: replies.iter().map(|reply| turn(*reply)).collect(),
@@ -418,6 +495,19 @@ mod tests {
         assert_eq!(report.failures["no_reply"], 2);
         assert_eq!(report.finished, 1);
         assert!(!report.passed());
+    }
+
+    #[test]
+    fn telephones_add_their_figures_and_a_loss_can_break_the_budget() {
+        let mut call = call(Ending::AgentHungUp, &[], vec![10]);
+        call.invite_ms = Some(8.0);
+        call.rtp = Some(RtpFigures { sent: 100, received: 97, lost: 3, jitter_ms: 0.5, ..RtpFigures::default() });
+        let report =
+            report("invite_p95=10ms,rtp_loss_percent=1", vec![call.clone(), CallerReport { rtp: None, ..call }]);
+        let held: Vec<bool> = report.budget.iter().map(|verdict| verdict.held).collect();
+        assert_eq!(held, [true, false], "{:?}", report.budget);
+        let text = report.text();
+        assert!(text.contains("INVITE to 200") && text.contains("3 lost (3.000 %)"), "{text}");
     }
 
     #[test]

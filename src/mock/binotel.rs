@@ -1,9 +1,10 @@
-//! A stand-in for Binotel: its API 4.0, and calls that run through their webhooks. It refuses with HTTP 200, writes
-//! numbers as PHP does, wants pauses between statistics, has recordings late, and sends `apiCallCompleted` again until
+//! A stand-in for Binotel: its API 4.0, and calls that run through their webhooks; where it is given a SIP side, accounts
+//! register there and calls are talked by RTP. It refuses with HTTP 200, writes numbers as PHP does, wants pauses between statistics, has recordings late, and sends `apiCallCompleted` again until
 //! the answer is exact.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,9 +23,12 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
+use crate::load::caller::CallerReport;
 use crate::mock::stage::{
     self, Delivery, Fault, FaultRequest, MAX_CALLS, Post, Server, Stage, WebhookRequest, html, lock,
 };
+use crate::mock::switch::{Switch, SwitchConfig, talk_s};
+use crate::protocol::sip::digest::Credentials;
 
 /// Calls that are remembered; older ones are forgotten.
 const LOG_LEN: usize = 100_000;
@@ -66,6 +70,8 @@ pub struct BinotelConfig {
     /// How long calls really ring and talk here.
     pub ring: Duration,
     pub talk: Duration,
+    /// Accounts register and calls are talked; without it, calls are their webhooks.
+    pub sip: Option<SwitchConfig>,
 }
 
 impl Default for BinotelConfig {
@@ -93,6 +99,7 @@ impl Default for BinotelConfig {
             link_life: Duration::from_secs(15 * 60),
             ring: Duration::from_millis(300),
             talk: Duration::from_secs(1),
+            sip: None,
         }
     }
 }
@@ -151,10 +158,15 @@ impl MockBinotel {
     pub fn start(config: BinotelConfig, listener: TcpListener) -> io::Result<Self> {
         let stage = Arc::new(Stage::new(config.webhook.clone())?);
         let base = format!("http://{}", listener.local_addr()?);
+        let accounts =
+            |employee: &Employee| Credentials { user: employee.login.clone(), password: employee.password.clone() };
+        let accounts = config.employees.iter().map(accounts).collect();
+        let switch = config.sip.clone().map(|sip| Switch::start(sip, accounts)).transpose()?;
         let shared = Arc::new(Shared {
             config,
             base,
             stage: Arc::clone(&stage),
+            switch,
             log: Mutex::default(),
             running: Mutex::default(),
             asked: Mutex::default(),
@@ -166,6 +178,16 @@ impl MockBinotel {
     /// What `api_base` wants.
     pub fn base_url(&self) -> String {
         self.shared.base.clone()
+    }
+
+    /// What `sip.registrar` wants; `None`: it has no SIP side.
+    pub fn registrar(&self) -> Option<SocketAddr> {
+        self.shared.switch.as_ref().map(Switch::addr)
+    }
+
+    /// What customers heard and said in the calls that were talked, oldest first.
+    pub fn talks(&self) -> Vec<Arc<CallerReport>> {
+        self.shared.switch.as_ref().map(Switch::talks).unwrap_or_default()
     }
 
     pub fn set_webhook(&self, url: impl Into<String>) {
@@ -213,6 +235,7 @@ struct Shared {
     config: BinotelConfig,
     base: String,
     stage: Arc<Stage>,
+    switch: Option<Switch>,
     log: Mutex<VecDeque<LoggedCall>>,
     running: Mutex<BTreeMap<u64, CancellationToken>>,
     /// When statistics were asked for, the last [`FREE`] times.
@@ -251,6 +274,12 @@ impl Shared {
         let call = log.iter_mut().rev().find(|call| call.id == id)?;
         change(call);
         Some(call.clone())
+    }
+
+    /// Empty for a number that nobody has.
+    fn login_of(&self, internal: &str) -> String {
+        let employee = self.config.employees.iter().find(|employee| employee.internal == internal);
+        employee.map(|employee| employee.login.clone()).unwrap_or_default()
     }
 
     fn hung_up(&self, id: u64) -> CancellationToken {
@@ -676,10 +705,7 @@ async fn run_inbound(shared: Arc<Shared>, id: u64, call: Call) -> Simulated {
     let status = call.status.unwrap_or_else(|| "ANSWER".into());
     let answered = matches!(status.as_str(), "ANSWER" | "TRANSFER");
     let hung_up = shared.hung_up(id);
-    let rang = hung_up.run_until_cancelled(sleep(config.ring)).await.is_some();
-    let status = if rang { status } else { "CANCEL".to_owned() };
-    let answered = answered && rang;
-    if answered {
+    let tell_answer = || async {
         shared.change(id, |logged| {
             logged.disposition = "ONLINE".into();
             logged.internal = internal.clone();
@@ -692,9 +718,27 @@ async fn run_inbound(shared: Arc<Shared>, id: u64, call: Call) -> Simulated {
             let _ = hung_up.run_until_cancelled(sleep(config.talk / 2)).await;
             transfer(&shared, id, to).await;
         }
-        let _ = hung_up.run_until_cancelled(sleep(config.talk)).await;
-    }
-    let talk_s = if answered { call.talk_s.unwrap_or(64) } else { 0 };
+    };
+    // The way to whoever answers takes its time, and the telephone there rings.
+    let rang = hung_up.run_until_cancelled(sleep(config.ring)).await.is_some();
+    let (status, talk_s) = match &shared.switch {
+        _ if !rang => ("CANCEL".to_owned(), 0),
+        _ if !answered => (status, 0),
+        Some(switch) => {
+            let login = shared.login_of(&internal);
+            let talk = switch.talk(&login, &call.from, Duration::ZERO, hung_up.clone(), tell_answer()).await;
+            match talk.connect_ms {
+                Some(_) => (status, call.talk_s.unwrap_or_else(|| talk_s(&talk))),
+                None if hung_up.is_cancelled() => ("CANCEL".to_owned(), 0),
+                None => ("NOANSWER".to_owned(), 0),
+            }
+        }
+        None => {
+            tell_answer().await;
+            let _ = hung_up.run_until_cancelled(sleep(config.talk)).await;
+            (status, call.talk_s.unwrap_or(64))
+        }
+    };
     end(&shared, id, &status, talk_s).await;
     let deliveries = shared.stage.deliveries().into_iter().filter(|delivery| delivery.call == call_id).collect();
     Simulated { call_id, route, internal, deliveries }
@@ -715,17 +759,38 @@ async fn outbound(shared: Arc<Shared>, id: u64, internal: String, external: Stri
     ];
     shared.tell("receivedTheCall", id, 1, &received).await;
     let hung_up = shared.hung_up(id);
-    if hung_up.run_until_cancelled(sleep(shared.config.ring)).await.is_none() {
-        end(&shared, id, "CANCEL", 0).await;
-        return;
-    }
-    shared.change(id, |logged| {
-        logged.disposition = "ONLINE".into();
-        logged.steps.push((internal.clone(), "ANSWER".into()));
-    });
-    shared.tell("answeredTheCall", id, 1, &received[..2]).await;
-    let _ = hung_up.run_until_cancelled(sleep(shared.config.talk)).await;
-    end(&shared, id, "ANSWER", 30).await;
+    let tell_answer = || async {
+        shared.change(id, |logged| {
+            logged.disposition = "ONLINE".into();
+            logged.steps.push((internal.clone(), "ANSWER".into()));
+        });
+        shared.tell("answeredTheCall", id, 1, &received[..2]).await;
+    };
+    let ring = shared.config.ring;
+    let (status, talked_s) = match &shared.switch {
+        Some(switch) => {
+            let both = async {
+                sleep(ring).await;
+                tell_answer().await;
+            };
+            let login = shared.login_of(&internal);
+            let talk = switch.talk(&login, &external, ring, hung_up.clone(), both).await;
+            match talk.connect_ms {
+                Some(_) => ("ANSWER", talk_s(&talk)),
+                None if hung_up.is_cancelled() => ("CANCEL", 0),
+                None => ("NOANSWER", 0),
+            }
+        }
+        None => match hung_up.run_until_cancelled(sleep(ring)).await {
+            Some(()) => {
+                tell_answer().await;
+                let _ = hung_up.run_until_cancelled(sleep(shared.config.talk)).await;
+                ("ANSWER", 30)
+            }
+            None => ("CANCEL", 0),
+        },
+    };
+    end(&shared, id, status, talked_s).await;
 }
 
 async fn end(shared: &Arc<Shared>, id: u64, status: &str, talk_s: u32) {

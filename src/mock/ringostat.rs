@@ -1,7 +1,9 @@
-//! A stand-in for Ringostat: its REST and JSON-RPC, a call log, and calls that run through their webhooks. It refuses
-//! with HTTP 200, mixes types, knows not every field, gives so many rows and no more, and never repeats a webhook.
+//! A stand-in for Ringostat: its REST and JSON-RPC, a call log, and calls that run through their webhooks; where it is
+//! given a SIP side, accounts register there and calls are talked by RTP. It refuses with HTTP 200, mixes types, knows not
+//! every field, gives so many rows and no more, and never repeats a webhook.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,9 +24,12 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 use crate::clock;
+use crate::load::caller::CallerReport;
 use crate::mock::stage::{
     self, Delivery, Fault, FaultRequest, MAX_CALLS, Post, Server, Stage, WebhookRequest, html, lock,
 };
+use crate::mock::switch::{Switch, SwitchConfig, talk_s};
+use crate::protocol::sip::digest::Credentials;
 
 /// Calls that the log keeps; older ones are forgotten.
 const LOG_LEN: usize = 100_000;
@@ -48,6 +53,8 @@ pub struct Employee {
     pub name: String,
     pub extension: String,
     pub login: String,
+    pub password: String,
+    /// Without a SIP side; with one, whoever is registered is online.
     pub online: bool,
 }
 
@@ -71,6 +78,8 @@ pub struct RingostatConfig {
     /// How long calls really ring and talk here.
     pub ring: Duration,
     pub talk: Duration,
+    /// Accounts register and calls are talked; without it, calls are their webhooks.
+    pub sip: Option<SwitchConfig>,
 }
 
 impl Default for RingostatConfig {
@@ -80,6 +89,7 @@ impl Default for RingostatConfig {
             name: name.into(),
             extension: extension.into(),
             login: login.into(),
+            password: format!("mock-sip-password-{extension}"),
             online,
         };
         Self {
@@ -98,6 +108,7 @@ impl Default for RingostatConfig {
             offset_hours: 2,
             ring: Duration::from_millis(300),
             talk: Duration::from_secs(1),
+            sip: None,
         }
     }
 }
@@ -151,8 +162,18 @@ impl MockRingostat {
     pub fn start(config: RingostatConfig, listener: TcpListener) -> io::Result<Self> {
         let stage = Arc::new(Stage::new(config.webhook.clone())?);
         let base = format!("http://{}", listener.local_addr()?);
-        let shared =
-            Arc::new(Shared { base, config, stage: Arc::clone(&stage), log: Mutex::default(), counter: Mutex::new(0) });
+        let accounts =
+            |employee: &Employee| Credentials { user: employee.login.clone(), password: employee.password.clone() };
+        let accounts = config.staff.iter().map(accounts).collect();
+        let switch = config.sip.clone().map(|sip| Switch::start(sip, accounts)).transpose()?;
+        let shared = Arc::new(Shared {
+            base,
+            config,
+            stage: Arc::clone(&stage),
+            switch,
+            log: Mutex::default(),
+            counter: Mutex::new(0),
+        });
         let server = Server::start(listener, router(Arc::clone(&shared)), stage);
         Ok(Self { server, shared })
     }
@@ -160,6 +181,16 @@ impl MockRingostat {
     /// What `api_base` wants.
     pub fn base_url(&self) -> String {
         self.shared.base.clone()
+    }
+
+    /// What `sip.registrar` wants; `None`: it has no SIP side.
+    pub fn registrar(&self) -> Option<SocketAddr> {
+        self.shared.switch.as_ref().map(Switch::addr)
+    }
+
+    /// What customers heard and said in the calls that were talked, oldest first.
+    pub fn talks(&self) -> Vec<Arc<CallerReport>> {
+        self.shared.switch.as_ref().map(Switch::talks).unwrap_or_default()
     }
 
     pub fn set_webhook(&self, url: impl Into<String>) {
@@ -207,6 +238,7 @@ struct Shared {
     base: String,
     config: RingostatConfig,
     stage: Arc<Stage>,
+    switch: Option<Switch>,
     log: Mutex<Vec<LoggedCall>>,
     counter: Mutex<u64>,
 }
@@ -236,7 +268,14 @@ impl Shared {
     }
 
     fn staff_online(&self) -> Option<&Employee> {
-        self.config.staff.iter().find(|employee| employee.online)
+        self.config.staff.iter().find(|employee| self.is_online(employee))
+    }
+
+    fn is_online(&self, employee: &Employee) -> bool {
+        match &self.switch {
+            Some(switch) => switch.is_registered(&employee.login),
+            None => employee.online,
+        }
     }
 
     /// Sends one webhook as the customer has configured it.
@@ -326,7 +365,8 @@ fn rpc_error(code: i64, message: &str) -> Response {
 
 async fn online(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<Json<Value>, Response> {
     admit(&shared, &headers).await?;
-    let online = shared.config.staff.iter().filter(|employee| employee.online).map(|employee| employee.login.clone());
+    let online =
+        shared.config.staff.iter().filter(|employee| shared.is_online(employee)).map(|employee| employee.login.clone());
     Ok(Json(online.collect()))
 }
 
@@ -436,7 +476,8 @@ async fn rpc(
     }
     match request["method"].as_str().unwrap_or_default() {
         "getProjectStaffListAndDirections" => {
-            let staff: Map<String, Value> = shared.config.staff.iter().map(staff_entry).collect();
+            let staff: Map<String, Value> =
+                shared.config.staff.iter().map(|employee| staff_entry(employee, shared.is_online(employee))).collect();
             Ok(Json(json!({ "jsonrpc": "2.0", "id": 1, "result": staff })).into_response())
         }
         "Api\\V2\\Callback.external" => {
@@ -445,7 +486,7 @@ async fn rpc(
                 return Err(rpc_error(-32_602, "Invalid params"));
             };
             let employee = shared.config.staff.iter().find(|employee| employee.login == callee);
-            if employee.is_none_or(|employee| !employee.online) {
+            if employee.is_none_or(|employee| !shared.is_online(employee)) {
                 return Err(rpc_error(-32_002, "Callee is not available"));
             }
             outbound(&shared, client.to_owned(), callee.to_owned(), "out").map_err(TooManyCalls::refuse)?;
@@ -455,9 +496,9 @@ async fn rpc(
     }
 }
 
-fn staff_entry(employee: &Employee) -> (String, Value) {
+fn staff_entry(employee: &Employee, online: bool) -> (String, Value) {
     let entry = json!({
-        "id": employee.id, "staffId": employee.id, "status": employee.online, "fio": employee.name,
+        "id": employee.id, "staffId": employee.id, "status": online, "fio": employee.name,
         "email": "ai@example.com", "extensionNumber": employee.extension, "departments": [3],
         "directions": {
             "main": [{ "id": 55, "type": "sip", "direction": employee.login, "gateway": "sip.ringostat.net",
@@ -528,9 +569,7 @@ async fn inbound(shared: Arc<Shared>, call: Call) -> Simulated {
     if !lost("in_before") {
         shared.tell("in_before", &id, common.clone()).await;
     }
-    let stopped = shared.stage.stop.clone();
-    let _ = stopped.run_until_cancelled(sleep(shared.config.ring)).await;
-    if answered {
+    let tell_answer = || async {
         if !lost("in_answer") {
             let mut answer = common.clone();
             answer.extend(values(&[
@@ -539,9 +578,29 @@ async fn inbound(shared: Arc<Shared>, call: Call) -> Simulated {
             ]));
             shared.tell("in_answer", &id, answer).await;
         }
-        let _ = stopped.run_until_cancelled(sleep(shared.config.talk)).await;
-    }
-    let talk_s = if answered || status == "VOICEMAIL" { call.talk_s.unwrap_or(66) } else { 0 };
+    };
+    let stopped = shared.stage.stop.clone();
+    // The way to whoever answers takes its time, and the telephone there rings.
+    let _ = stopped.run_until_cancelled(sleep(shared.config.ring)).await;
+    let (status, wait_s, talked_s) = match &shared.switch {
+        Some(switch) if answered => {
+            let talk = switch.talk(&login, &call.from, Duration::ZERO, stopped.child_token(), tell_answer()).await;
+            match talk.connect_ms {
+                Some(connect_ms) => (status, (connect_ms / 1_000.0) as u32, talk_s(&talk)),
+                None => ("NO ANSWER".to_owned(), 9, 0),
+            }
+        }
+        _ => {
+            if answered {
+                tell_answer().await;
+                let _ = stopped.run_until_cancelled(sleep(shared.config.talk)).await;
+            }
+            let talked = answered || status == "VOICEMAIL";
+            (status, 9, if talked { 66 } else { 0 })
+        }
+    };
+    let talk_s = if talked_s > 0 { call.talk_s.unwrap_or(talked_s) } else { 0 };
+    let login = if talked_s > 0 { login } else { String::new() };
     let logged = LoggedCall {
         uniqueid: id.clone(),
         started,
@@ -549,7 +608,7 @@ async fn inbound(shared: Arc<Shared>, call: Call) -> Simulated {
         dst,
         call_type: "in",
         disposition: status,
-        wait_s: 9,
+        wait_s,
         talk_s,
         connected_with: login,
     };
@@ -604,7 +663,10 @@ fn outbound(shared: &Arc<Shared>, client: String, login: String, call_type: &'st
         let started = clock::now();
         let id = shared.new_id(started);
         let callback = call_type == "callback";
-        let (caller, dst) = if callback { (client, shared.config.number.clone()) } else { (login.clone(), client) };
+        let (caller, dst) = match callback {
+            true => (client.clone(), shared.config.number.clone()),
+            false => (login.clone(), client.clone()),
+        };
         let common = values(&[
             ("call_type", call_type.into()),
             ("caller", caller.clone().into()),
@@ -613,16 +675,30 @@ fn outbound(shared: &Arc<Shared>, client: String, login: String, call_type: &'st
         ]);
         shared.tell(if callback { "in_before" } else { "out_before" }, &id, common.clone()).await;
         let stopped = shared.stage.stop.clone();
-        let _ = stopped.run_until_cancelled(sleep(shared.config.ring + shared.config.talk)).await;
+        let (disposition, wait_s, talk_s) = match &shared.switch {
+            Some(switch) => {
+                // Our side first; the client's telephone rings while ours waits.
+                let ring = shared.config.ring;
+                let talk = switch.talk(&login, &client, ring, stopped.child_token(), async {}).await;
+                match talk.connect_ms {
+                    Some(_) => ("ANSWERED", ring.as_secs() as u32, talk_s(&talk)),
+                    None => ("NO ANSWER", 12, 0),
+                }
+            }
+            None => {
+                let _ = stopped.run_until_cancelled(sleep(shared.config.ring + shared.config.talk)).await;
+                ("ANSWERED", 12, 30)
+            }
+        };
         let logged = LoggedCall {
             uniqueid: id.clone(),
             started,
             caller,
             dst,
             call_type,
-            disposition: "ANSWERED".into(),
-            wait_s: 12,
-            talk_s: 30,
+            disposition: disposition.into(),
+            wait_s,
+            talk_s,
             connected_with: login,
         };
         shared.keep(logged.clone());
