@@ -580,7 +580,7 @@ async fn no_redirect_is_followed_and_no_private_address_posted_to(base: Base) {
     }
     told(&store, &acme).await;
     let running = Running::start(&store, strict);
-    for (id, why) in ids.into_iter().zip(["must begin with https", "no public address", "no public address"]) {
+    for (id, why) in ids.into_iter().zip(["must begin with https", "only public addresses", "only public addresses"]) {
         let dead = settled(&store, acme.company, id, DeliveryState::Dead).await.remove(0);
         assert!(dead.error.as_deref().unwrap().contains(why), "{dead:?}");
     }

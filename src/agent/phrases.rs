@@ -15,6 +15,8 @@ pub struct Phrases {
     pub time_is_up: &'static str,
     /// The person that the caller was to be handed to did not answer.
     pub nobody_free: &'static str,
+    /// A model takes long to answer.
+    pub one_moment: &'static str,
 }
 
 const EN: Phrases = Phrases {
@@ -24,6 +26,7 @@ const EN: Phrases = Phrases {
     trouble: "I am sorry, something is not working right now. Please call again a little later.",
     time_is_up: "I am sorry, our time is up. Please call again if there is anything else. Goodbye!",
     nobody_free: "I am sorry, nobody can answer right now. Your wish is noted, and you will be called back. Goodbye!",
+    one_moment: "One moment, please.",
 };
 
 const UK: Phrases = Phrases {
@@ -33,6 +36,7 @@ const UK: Phrases = Phrases {
     trouble: "Вибачте, зараз щось не працює. Будь ласка, зателефонуйте трохи пізніше.",
     time_is_up: "Вибачте, наш час вийшов. Зателефонуйте ще раз, якщо будуть питання. До побачення!",
     nobody_free: "На жаль, зараз ніхто не може відповісти. Ваше прохання записано, вам зателефонують. До побачення!",
+    one_moment: "Хвилинку, будь ласка.",
 };
 
 const RU: Phrases = Phrases {
@@ -42,6 +46,7 @@ const RU: Phrases = Phrases {
     trouble: "Извините, сейчас что-то не работает. Пожалуйста, позвоните чуть позже.",
     time_is_up: "Извините, наше время вышло. Позвоните ещё раз, если будут вопросы. До свидания!",
     nobody_free: "К сожалению, сейчас никто не может ответить. Ваша просьба записана, вам перезвонят. До свидания!",
+    one_moment: "Минутку, пожалуйста.",
 };
 
 impl Phrases {
@@ -55,7 +60,7 @@ impl Phrases {
     }
 
     /// All of them, for making their sound ahead.
-    pub fn all(&self) -> [&'static str; 6] {
+    pub fn all(&self) -> [&'static str; 7] {
         [
             self.are_you_there,
             self.goodbye_after_silence,
@@ -63,6 +68,7 @@ impl Phrases {
             self.trouble,
             self.time_is_up,
             self.nobody_free,
+            self.one_moment,
         ]
     }
 }

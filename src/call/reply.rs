@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::agent::phrases::Phrases;
 use crate::agent::profile::AgentProfile;
 use crate::agent::tools::{ToolBox, ToolContext, ToolResult};
 use crate::call::engines::CallEngines;
@@ -169,10 +170,16 @@ impl Maker {
         let mut first = true;
         let mut filled = false;
         for step in 0..=self.settings.max_tool_steps {
-            let round = self.round(&request, &*model, &clauses, &mut first).await;
+            let round = self.round(&request, &*model, &clauses, &mut first, &mut filled).await;
             let (mut said, calls) = match round {
                 Ok(round) => round,
-                Err((said, error)) => {
+                Err((mut said, error)) => {
+                    let phrases = Phrases::of(&self.voice.language);
+                    if said.trim() == phrases.one_moment {
+                        // Whoever was asked to wait is told that nothing comes.
+                        said.push_str(phrases.trouble);
+                        let _ = clauses.send(Clause::Text(phrases.trouble.to_owned())).await;
+                    }
                     let _ = clauses.send(Clause::Report(Made::Failed { said, error })).await;
                     return;
                 }
@@ -222,14 +229,30 @@ impl Maker {
         model: &dyn LanguageModel,
         clauses: &mpsc::Sender<Clause>,
         first: &mut bool,
+        filled: &mut bool,
     ) -> Result<(String, Vec<ToolCall>), (String, LlmError)> {
         let mut stream = model.reply(request.clone());
+        let mut late = std::pin::pin!(self.late());
         let mut speakable = Speakable::new(&self.settings);
         let mut said = String::new();
         let mut calls = Vec::new();
         let mut failure = None;
         loop {
-            let event = match tokio::time::timeout(LULL, stream.next()).await {
+            let silent = said.is_empty() && calls.is_empty();
+            let next = tokio::select! {
+                biased;
+                next = tokio::time::timeout(LULL, stream.next()) => next,
+                () = &mut late, if silent && !*filled => {
+                    *filled = true;
+                    let words = Phrases::of(&self.voice.language).one_moment;
+                    said = format!("{words} ");
+                    if clauses.send(Clause::Text(words.to_owned())).await.is_err() {
+                        return Ok((said, Vec::new()));
+                    }
+                    continue;
+                }
+            };
+            let event = match next {
                 Ok(Some(event)) => event,
                 Ok(None) => break,
                 Err(_) => {
@@ -283,6 +306,14 @@ impl Maker {
             Some(error) => Err((said, error)),
             None => Ok((said, calls)),
         }
+    }
+
+    /// When a model that has said nothing is late: so long after the turn was confirmed.
+    async fn late(&self) {
+        if self.settings.filler_after_ms == 0 || !self.is_committed().await {
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(Duration::from_millis(self.settings.filler_after_ms)).await;
     }
 
     /// What to say while tools are slow, when it is time for it; never, where there is nothing to say.

@@ -106,6 +106,8 @@ settings! {
     max_engine_failures: u32 = 3;
     /// Time that one tool may take.
     tool_limit_ms: u64 = 5000;
+    /// Silence of a model, from the confirmed turn on, after which the agent asks for a moment; 0 = never.
+    filler_after_ms: u64 = 700;
 }
 
 impl TurnSettings {
@@ -159,6 +161,7 @@ impl TurnSettings {
         require(self.max_repeats <= 10, "turn.max_repeats must be at most 10");
         require(self.max_tool_steps <= 50, "turn.max_tool_steps must be at most 50");
         require((1..=600_000).contains(&self.tool_limit_ms), "turn.tool_limit_ms must be from 1 to 600000");
+        require(self.filler_after_ms <= 60_000, "turn.filler_after_ms must be at most 60000; 0 = never");
         faults
     }
 }

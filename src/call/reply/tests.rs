@@ -170,3 +170,83 @@ async fn nothing_is_said_or_done_for_good_before_the_turn_is_confirmed() {
     assert!(reads.results().0 < Duration::from_millis(1600));
     assert_eq!(reads.clauses(), ["Done."]);
 }
+
+/// A model that thinks for so long before its first word, or before it fails.
+struct Thinker {
+    ms: u64,
+    fails: bool,
+}
+
+impl LanguageModel for Thinker {
+    fn name(&self) -> &'static str {
+        "thinker"
+    }
+
+    fn reply(&self, _request: ChatRequest) -> ReplyStream {
+        let (stream, events, _cancel) = ReplyStream::new();
+        let (after, fails) = (Duration::from_millis(self.ms), self.fails);
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            let word = match fails {
+                true => Err(LlmError::Engine { engine: "thinker", status: None, detail: "down".into() }),
+                false => Ok(LlmEvent::Text("At nine.".into())),
+            };
+            let _ = events.send(word).await;
+            let _ = events.send(Ok(LlmEvent::Done { finish: Finish::Stop })).await;
+        });
+        stream
+    }
+}
+
+/// Clauses with the milliseconds at which they were made, and what the model is taken to have said.
+async fn thought(ms: u64, fails: bool, commit_ms: u64) -> (Vec<(u64, String)>, String) {
+    let source = Source::Model {
+        request: ChatRequest::default(),
+        model: Arc::new(Thinker { ms, fails }),
+        tools: Arc::default(),
+        context: ToolContext::new(CallId::new(), PhoneNumber::default(), PhoneNumber::default()),
+    };
+    let tts = Arc::new(ScriptedSynthesizer::new(ScriptedConfig { tts_ms: 0, char_ms: 1, ..ScriptedConfig::default() }));
+    let voice = Voice { tts, language: "en".into(), voice: String::new(), speed: 1.0 };
+    let (mut tasks, began) = (JoinSet::new(), Instant::now());
+    let mut reply = Reply::start(ReplyId(1), source, voice, &TurnSettings::default(), &mut tasks);
+    let (mut clauses, mut whole, mut committed) = (Vec::new(), String::new(), false);
+    loop {
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(began + Duration::from_millis(commit_ms)), if !committed => {
+                committed = true;
+                reply.commit();
+            }
+            next = reply.made.recv() => match next {
+                Some(Made::Clause(line)) => clauses.push((began.elapsed().as_millis() as u64, line.written().to_owned())),
+                Some(Made::Done { said } | Made::Failed { said, .. }) => whole = said,
+                Some(_) => {}
+                None => return (clauses, whole),
+            },
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_thinks_too_long_is_bridged_once_the_turn_is_confirmed() {
+    let (quick, _) = thought(600, false, 0).await;
+    assert_eq!(quick.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(), ["At nine."]);
+    let (slow, said) = thought(2000, false, 300).await;
+    assert_eq!(slow[0], (1000, "One moment, please.".to_owned()));
+    assert_eq!((slow[1].0 >= 2000, slow[1].1.as_str(), slow.len()), (true, "At nine.", 2));
+    assert_eq!(said, "One moment, please. At nine.", "the model knows what it is taken to have said");
+    let (guessed, _) = thought(2000, false, 1900).await;
+    assert_eq!(guessed.len(), 1, "nobody waits for an answer to words that are not certain");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_was_asked_to_wait_is_told_when_nothing_comes() {
+    let (clauses, said) = thought(2000, true, 0).await;
+    let texts: Vec<&str> = clauses.iter().map(|(_, text)| text.as_str()).collect();
+    let trouble = "I am sorry, something is not working right now. Please call again a little later.";
+    assert_eq!(texts, ["One moment, please.", trouble]);
+    assert_eq!(said, format!("One moment, please. {trouble}"));
+    let (clauses, said) = thought(300, true, 0).await;
+    assert_eq!((clauses.len(), said.as_str()), (0, ""), "the call apologises itself");
+}
