@@ -293,7 +293,8 @@ impl Task {
                 Output::Event(Event::Incoming(incoming)) => {
                     self.endpoint.on_command(now(), incoming.call, CallCommand::Refuse { status: 403 });
                 }
-                Output::Event(Event::Registration { .. }) => {}
+                // Over UDP there is no connection to give up.
+                Output::Event(Event::Registration { .. }) | Output::Abandon(_) => {}
             }
         }
     }

@@ -703,8 +703,8 @@ impl Store {
         let noted = tx
             .execute(
                 "UPDATE call SET talk_s = COALESCE($4, talk_s), seen_at = $6,
-                     provider_status = CASE WHEN $7 = 0 AND ended_at IS NOT NULL THEN COALESCE(provider_status, $3)
-                         ELSE COALESCE($3, provider_status) END,
+                     provider_status = CASE WHEN $3 = 'ringing' OR ($7 = 0 AND ended_at IS NOT NULL)
+                         THEN COALESCE(provider_status, $3) ELSE COALESCE($3, provider_status) END,
                      answered_by = CASE WHEN $7 = 0 AND ended_at IS NOT NULL THEN COALESCE(answered_by, $5)
                          ELSE COALESCE($5, answered_by) END,
                      line = CASE WHEN line = '' AND EXISTS (SELECT 1 FROM line l

@@ -55,6 +55,10 @@ impl Desk {
         }
         // A server without a store (the demo) keeps nothing that an event could change.
         let Some(store) = self.inner.store.clone() else { return Ok(()) };
+        // Before it is thanked for: the call's INVITE may come at once.
+        if let Event::CallProgressed { news, state } = &webhook.event {
+            self.inner.announce(integration, news, state);
+        }
         let (inner, integration, webhook) = (self.inner.clone(), integration.clone(), webhook.clone());
         let (route, url) = (route.to_owned(), url.to_owned());
         // On its own: a write that is given up here may reach the disk all the same, and what is there must act.
@@ -220,12 +224,17 @@ impl Inner {
         state: CallState,
     ) -> Result<(), OutboundError> {
         let company = integration.company_id;
-        let call = match self.call_of(store, integration, news, clock::now()).await? {
-            Some(call) => call,
-            None => match &news.provider_call {
-                Some(provider_call) => store.adopt_call(&self.foreign(integration, news, provider_call)).await?,
-                None => return Ok(()),
-            },
+        let known = self.call_of(store, integration, news, clock::now()).await?;
+        let announced = self.announced(integration, news);
+        let call = match (known, &news.provider_call, announced) {
+            (Some(call), ..) => call,
+            (None, None, _) => return Ok(()),
+            // Its INVITE has come: the record is the call's own to write.
+            (None, Some(_), Some((call, true))) => call,
+            (None, Some(provider_call), announced) => {
+                let id = announced.map_or_else(CallId::new, |(call, _)| call);
+                store.adopt_call(&self.foreign(integration, news, provider_call, id)).await?
+            }
         };
         self.remember_told(integration, call, news, &state);
         let at = At(news.at.unwrap_or_else(clock::now));
@@ -244,8 +253,9 @@ impl Inner {
                 ProviderNews { status: Some(status), talk_s, ended: Some((at, outcome)), ..ProviderNews::default() }
             }
         };
-        store.note_provider(company, call, &told).await?;
-        Ok(())
+        let noted = store.note_provider(company, call, &told).await?;
+        // A call that has just begun may not have its record yet: tried again.
+        if noted || known.is_some() { Ok(()) } else { Err(OutboundError::NotWritten) }
     }
 
     async fn completed(&self, store: &Store, integration: &Integration, past: &PastCall) -> Result<(), OutboundError> {
@@ -273,17 +283,20 @@ impl Inner {
         let around = past.started.unwrap_or_else(clock::now);
         match self.call_of(store, integration, &news, around).await? {
             Some(call) => Ok(call),
-            None => store.adopt_call(&self.foreign(integration, &news, &past.provider_call)).await,
+            None => {
+                let record = self.foreign(integration, &news, &past.provider_call, CallId::new());
+                store.adopt_call(&record).await
+            }
         }
     }
 
     /// A call that is known from its provider only.
-    fn foreign(&self, integration: &Integration, news: &CallNews, provider_call: &str) -> CallRecord {
+    fn foreign(&self, integration: &Integration, news: &CallNews, provider_call: &str, id: CallId) -> CallRecord {
         let directory = self.directory.load();
         let line = news.line.clone().unwrap_or_default();
         let agent = directory.line(integration.id, &line);
         let setup = CallSetup {
-            id: CallId::new(),
+            id,
             direction: news.direction.unwrap_or(Direction::Inbound),
             company: integration.company.clone(),
             company_id: integration.company_id,

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{Desk, Inner, MAX_DIALLED, Offer};
 use crate::call::registry::CallSetup;
+use crate::providers;
 use crate::providers::provider::{CallNews, CallState};
 use crate::store::directory::{Integration, Line};
 use crate::telephony::{CallId, Direction, PhoneNumber};
@@ -168,6 +169,26 @@ impl Inner {
         let mut told = self.told.get_mut(&call)?;
         told.taken = true;
         Some((call, told.news.clone()))
+    }
+
+    /// Remembers what a webhook tells of a call that is not known yet, under the id that its record will have. Calls that
+    /// come as streams need no INVITE.
+    pub(super) fn announce(&self, integration: &Integration, news: &CallNews, state: &CallState) {
+        let streams = providers::kind(integration.provider).is_some_and(|kind| kind.capabilities.streams);
+        let over = matches!(state, CallState::Ended { .. });
+        if !streams && !over && news.provider_call.is_some() && self.announced(integration, news).is_none() {
+            self.remember_told(integration, CallId::new(), news, state);
+        }
+    }
+
+    /// The id under which a call was announced, and whether its INVITE has come.
+    pub(super) fn announced(&self, integration: &Integration, news: &CallNews) -> Option<(CallId, bool)> {
+        let same = |told: &Told| {
+            told.integration == integration.id
+                && told.news.provider_call.is_some()
+                && told.news.provider_call == news.provider_call
+        };
+        self.told.iter().find(|told| same(told)).map(|told| (*told.key(), told.taken))
     }
 
     /// Remembers what webhooks told of a call, for the INVITE that follows; forgets it when the call is over.

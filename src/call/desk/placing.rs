@@ -41,6 +41,8 @@ pub enum OutboundError {
     NoAgent,
     #[error("there is no such message")]
     NoMessage,
+    #[error("the call's record is not written yet")]
+    NotWritten,
     #[error("the server takes no calls now: {0}")]
     NotReady(#[from] Refused),
     #[error(transparent)]

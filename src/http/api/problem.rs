@@ -335,7 +335,10 @@ impl From<OutboundError> for ApiError {
                 OutboundRefusal::Quiet(_) => Kind::QuietHours,
                 OutboundRefusal::TooMany { .. } => Kind::Cap,
             },
-            OutboundError::NoLine(_) | OutboundError::NoAgent | OutboundError::NoMessage => Kind::NotFound,
+            OutboundError::NoLine(_)
+            | OutboundError::NoAgent
+            | OutboundError::NoMessage
+            | OutboundError::NotWritten => Kind::NotFound,
             OutboundError::Unable(_) => Kind::Unable,
             OutboundError::NotReady(Refused::NotSetUp) => Kind::AgentNotSetUp,
             OutboundError::NotReady(_) | OutboundError::TooMany => Kind::Full,
