@@ -34,7 +34,7 @@ struct Desk {
 
 impl Desk {
     fn new() -> Self {
-        Self::with_tools(&["remember", "handover", "end_call"])
+        Self::with_tools(&["remember", "transfer_call", "end_call"])
     }
 
     fn with_tools(names: &[&str]) -> Self {
@@ -635,7 +635,7 @@ async fn what_no_rule_knows_is_answered_from_the_documents_and_the_open_question
     let mut registry = ToolRegistry::with_call_tools();
     registry.add(Arc::new(SearchKnowledge { knowledge: Arc::new(Documents), language: "en".into() }));
     let mut desk = Desk::new();
-    let tools = ["remember", "handover", "end_call", search_knowledge::NAME];
+    let tools = ["remember", "transfer_call", "end_call", search_knowledge::NAME];
     desk.tools = ToolBox::new(tools, &registry).unwrap();
     desk.talk(&[
         ("Hello, I would like to book a table", "For how many people?"),

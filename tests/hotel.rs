@@ -314,7 +314,7 @@ async fn a_question_is_answered_from_the_documents_and_what_they_do_not_hold_by_
         );
         assert!(content.contains("- \"person\": the caller wants a person"), "{content}");
         let offered: Vec<&str> = asked[0].tools.iter().map(|tool| tool.name.as_str()).collect();
-        assert_eq!(offered, ["end_call", "handover", "remember", "search_knowledge", "go_to"]);
+        assert_eq!(offered, ["end_call", "remember", "search_knowledge", "transfer_call", "go_to"]);
     }
     guest.talk(&[("And a dog?", "free"), ("Then I'll take it on Friday", "On which day will you arrive?")]).await;
     assert_eq!(guest.state().node, "stay");

@@ -15,7 +15,7 @@ use crate::speech::llm::{
 };
 
 /// What any node's model may do, whatever tools the node names.
-const ALWAYS: [&str; 3] = ["end_call", "handover", "remember"];
+const ALWAYS: [&str; 3] = ["end_call", "transfer_call", "remember"];
 
 /// Answers from one workflow. Cheap to clone and to share between calls.
 #[derive(Clone)]

@@ -18,7 +18,6 @@ use self::once::{Once, Wish, running};
 
 mod end_call;
 pub mod fetch;
-mod handover;
 pub mod http;
 pub mod mcp;
 mod once;
@@ -29,6 +28,7 @@ pub mod search_knowledge;
 mod send_dtmf;
 pub mod steps;
 pub mod telephone;
+mod transfer_call;
 
 /// Longest result that a model is given, in bytes; more costs tokens on every later turn.
 pub const MAX_RESULT_BYTES: usize = 16 * 1024;
@@ -152,12 +152,12 @@ pub struct ToolRegistry {
 }
 
 impl ToolRegistry {
-    /// The tools that need nothing but the call: `end_call`, `remember`, `handover`, `send_dtmf`.
+    /// The tools that need nothing but the call: `end_call`, `remember`, `send_dtmf`, `transfer_call`.
     pub fn with_call_tools() -> Self {
         let mut registry = Self::default();
         registry.add(Arc::new(end_call::EndCall));
         registry.add(Arc::new(remember::Remember));
-        registry.add(Arc::new(handover::Handover));
+        registry.add(Arc::new(transfer_call::TransferCall));
         registry.add(Arc::new(send_dtmf::SendDtmf));
         registry
     }
@@ -206,7 +206,7 @@ pub(crate) fn build_schema(parameters: &Value) -> Result<jsonschema::Validator, 
 const BUILTIN: [&str; 9] = [
     "end_call",
     "remember",
-    "handover",
+    "transfer_call",
     "send_dtmf",
     recall_caller::NAME,
     search_knowledge::NAME,
@@ -503,7 +503,7 @@ mod tests {
             Some(CallEffect::EndCall { reason: Some("done".into()) })
         );
         assert_eq!(
-            effect("handover", r#"{"reason": "billing"}"#).await,
+            effect("transfer_call", r#"{"reason": "billing"}"#).await,
             Some(CallEffect::Handover { to: "billing".into() })
         );
         assert_eq!(
@@ -514,7 +514,7 @@ mod tests {
         assert!(
             error("remember", &json!({ "key": "k", "value": "x".repeat(9000) }).to_string()).await.contains("at most")
         );
-        assert!(error("handover", "{}").await.contains("reason"));
+        assert!(error("transfer_call", "{}").await.contains("reason"));
         assert_eq!(
             effect("send_dtmf", r#"{"keys": "12 34-a#"}"#).await,
             Some(CallEffect::PressKeys { keys: "1234A#".into() })
@@ -529,7 +529,7 @@ mod tests {
         let error = ToolBox::new(["send_fax", "end_call", "fly"], &registry).err().unwrap();
         assert_eq!(
             error.to_string(),
-            "tools: there is no tool \"send_fax\", \"fly\"; available: end_call, handover, remember, send_dtmf"
+            "tools: there is no tool \"send_fax\", \"fly\"; available: end_call, remember, send_dtmf, transfer_call"
         );
     }
 
@@ -537,7 +537,9 @@ mod tests {
     fn side_effects_are_known_by_name() {
         let tools = toolbox();
         assert!(
-            tools.is_side_effect("remember") && tools.is_side_effect("end_call") && tools.is_side_effect("handover")
+            tools.is_side_effect("remember")
+                && tools.is_side_effect("end_call")
+                && tools.is_side_effect("transfer_call")
         );
         assert!(!tools.is_side_effect("echo") && !tools.is_side_effect("unknown"));
     }

@@ -457,7 +457,7 @@ impl<'w> Machine<'w> {
                 }
                 (call.tool.as_str(), call.args.render(&self.scope()))
             }
-            (None, Some(reason)) => ("handover", json!({ "reason": self.render(reason) })),
+            (None, Some(reason)) => ("transfer_call", json!({ "reason": self.render(reason) })),
             (None, None) => ("", Value::Null),
         };
         if !tool.is_empty() {
@@ -698,7 +698,7 @@ impl<'w> Machine<'w> {
                     }
                 }
                 "end_call" => self.ended = true,
-                "handover" => {
+                "transfer_call" => {
                     let arguments: Value = serde_json::from_str(&step.arguments).unwrap_or_default();
                     self.handover = Some(arguments["reason"].as_str().unwrap_or_default().to_owned());
                 }

@@ -360,7 +360,7 @@ impl Workflow {
         let mut tools = BTreeSet::new();
         for action in self.actions() {
             tools.extend(action.call.iter().map(|call| call.tool.as_str()));
-            tools.extend(action.handover.iter().map(|_| "handover"));
+            tools.extend(action.handover.iter().map(|_| "transfer_call"));
             tools.extend(action.end.iter().map(|_| "end_call"));
         }
         for node in &self.nodes {

@@ -251,7 +251,7 @@ impl Inner {
 }
 
 /// Any agent may end its call, note a fact, and ask for a person.
-const CALL_TOOLS: [&str; 3] = ["end_call", "remember", "handover"];
+const CALL_TOOLS: [&str; 3] = ["end_call", "remember", "transfer_call"];
 
 impl Calls {
     pub fn new(

@@ -161,7 +161,7 @@ fn set_up(args: &Args, fixture: &Fixture, secret: &str) -> anyhow::Result<(Direc
         tts: VoiceChoice { engine: tts.into(), ..VoiceChoice::default() },
         llm: ModelChoice { engine: llm.into(), ..ModelChoice::default() },
         workflow: Some(workflow),
-        tools: vec!["end_call".into(), "remember".into(), "handover".into()],
+        tools: vec!["end_call".into(), "remember".into(), "transfer_call".into()],
         ..AgentProfile::default()
     };
     let id = Uuid::now_v7();

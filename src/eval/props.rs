@@ -17,7 +17,7 @@ use crate::speech::llm::{ToolCall, ToolSpec};
 
 /// Tools whose whole work is what they tell the conversation, and lookups in the company's own documents.
 const INSIDE: [&str; 7] =
-    ["end_call", "remember", "handover", "send_dtmf", search_knowledge::NAME, steps::GO_TO, steps::NOTE];
+    ["end_call", "remember", "transfer_call", "send_dtmf", search_knowledge::NAME, steps::GO_TO, steps::NOTE];
 
 /// What a tool answers in a rehearsal.
 #[derive(Clone, Debug, PartialEq)]

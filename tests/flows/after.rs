@@ -47,7 +47,7 @@ async fn engines_that_fail_are_excused_in_twilios_own_voice(base: Base) {
 }
 
 async fn a_caller_who_asks_for_a_person_is_connected_to_one(base: Base) {
-    let steps = [tool("handover", json!({ "reason": "billing" })), Answer::Text("One moment.".into())];
+    let steps = [tool("transfer_call", json!({ "reason": "billing" })), Answer::Text("One moment.".into())];
     let cast = Cast { llm: Arc::new(ScriptedModel::with_steps(quick(), steps)), ..Cast::new(quick()) };
     let whole = Whole::start(base, cast, |config| config.turn.max_speculations = 0).await;
     let mut agent = front_desk();
@@ -67,7 +67,7 @@ async fn a_caller_who_asks_for_a_person_is_connected_to_one(base: Base) {
 async fn handing_over(base: Base) -> (Whole, Value) {
     let steps = [
         tool("remember", json!({ "key": "ім'я", "value": "Іван" })),
-        tool("handover", json!({ "reason": "рахунок" })),
+        tool("transfer_call", json!({ "reason": "рахунок" })),
         Answer::Text("Одну хвилину.".into()),
     ];
     let cast = Cast { llm: Arc::new(ScriptedModel::with_steps(quick(), steps)), ..Cast::new(quick()) };

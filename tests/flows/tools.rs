@@ -105,7 +105,7 @@ async fn an_agent_calls_writes_and_looks_things_up_while_it_talks(base: Base) {
     let names: Vec<&str> = done.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["make_call", "send_sms", "get_call_history"], "{record}");
     let offered: Vec<String> = model.requests()[0].tools.iter().map(|tool| tool.name.clone()).collect();
-    assert_eq!(offered, ["end_call", "get_call_history", "handover", "make_call", "remember", "send_sms"]);
+    assert_eq!(offered, ["end_call", "get_call_history", "make_call", "remember", "send_sms", "transfer_call"]);
 
     // The call that was made: by the same agent, with its own first words.
     assert_eq!(done[0].1["status"], "dialling", "{done:?}");
@@ -221,7 +221,7 @@ async fn an_agent_sees_exactly_the_tools_that_its_companys_providers_make_possib
             began: jiff::Zoned::now(),
         };
         let (_, offered, _) = whole.app.calls.writer(&profile, company.id, &facts).unwrap();
-        let always = ["end_call", "handover", "remember"];
+        let always = ["end_call", "remember", "transfer_call"];
         let offered: Vec<String> = offered.specs().into_iter().map(|spec| spec.name).collect();
         let offered: Vec<&str> = offered.iter().map(String::as_str).filter(|name| !always.contains(name)).collect();
         assert_eq!(offered, tools, "with {providers:?}");

@@ -170,7 +170,7 @@ async fn a_caller_who_asks_for_a_person_is_handed_over_by_refer() {
     let port = free_port();
     let Some(kamailio) = Kamailio::start(port).await else { return };
     let steps = [
-        Answer::Tool { name: "handover".into(), arguments: json!({ "reason": "billing" }).to_string() },
+        Answer::Tool { name: "transfer_call".into(), arguments: json!({ "reason": "billing" }).to_string() },
         Answer::Text("One moment.".into()),
     ];
     let cast = Cast { llm: Arc::new(ScriptedModel::with_steps(quick(), steps)), ..Cast::new(quick()) };

@@ -24,7 +24,7 @@ const CALLER: &str = "+380501234567";
 async fn whole() -> Whole {
     let steps = [
         Answer::Tool { name: "remember".into(), arguments: json!({ "key": "name", "value": "Ivan" }).to_string() },
-        Answer::Tool { name: "handover".into(), arguments: json!({ "reason": "the bill" }).to_string() },
+        Answer::Tool { name: "transfer_call".into(), arguments: json!({ "reason": "the bill" }).to_string() },
         Answer::Text("One moment.".into()),
     ];
     let cast = Cast { llm: Arc::new(ScriptedModel::with_steps(quick(), steps)), ..Cast::new(quick()) };

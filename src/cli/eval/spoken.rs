@@ -275,7 +275,7 @@ fn take(moment: &mut Moment, name: &str, arguments: &Value) {
             let noted: &mut BTreeMap<String, Value> = &mut moment.remembered;
             noted.insert(key, arguments["value"].clone());
         }
-        "handover" => moment.handover = arguments["reason"].as_str().map(str::to_owned),
+        "transfer_call" => moment.handover = arguments["reason"].as_str().map(str::to_owned),
         "end_call" => moment.ended = true,
         _ => {}
     }

@@ -289,7 +289,7 @@ type Tool = (&'static str, &'static str);
 const CALL_TOOLS: [Tool; 3] = [
     ("end_call", "Ends the call when what was said is heard."),
     ("remember", "Notes a fact in the call's record."),
-    ("handover", "Asks for a person."),
+    ("transfer_call", "Asks for a person."),
 ];
 
 /// Those that an agent has when it names them.

@@ -1,4 +1,4 @@
-//! `handover`: the caller wants a person. The wish goes into the call record; whoever can transfer acts on it.
+//! `transfer_call`: the caller wants a person. The wish goes into the call record; whoever can transfer acts on it.
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use super::{CallEffect, Tool, ToolContext, ToolError, ToolOutcome};
 use crate::speech::llm::ToolSpec;
 
-pub(super) struct Handover;
+pub(super) struct TransferCall;
 
-impl Tool for Handover {
+impl Tool for TransferCall {
     fn spec(&self) -> ToolSpec {
         ToolSpec {
-            name: "handover".into(),
-            description: "Records that the caller wants to talk to a person, who will call back.".into(),
+            name: "transfer_call".into(),
+            description: "Hands the caller to a person; where nobody is free, a person will call back. Say so first, in the same answer.".into(),
             parameters: json!({
                 "type": "object",
                 "properties": { "reason": { "type": "string", "minLength": 1, "maxLength": 500, "description": "What it is about." } },
@@ -29,7 +29,8 @@ impl Tool for Handover {
 
     fn call(&self, args: Value, _cx: ToolContext) -> BoxFuture<'static, Result<ToolOutcome, ToolError>> {
         let to = args["reason"].as_str().unwrap_or_default().to_owned();
-        let content = json!({ "ok": true, "note": "recorded; a person will call back" }).to_string();
+        let content =
+            json!({ "ok": true, "note": "noted; the caller is handed to a person, or called back" }).to_string();
         async { Ok(ToolOutcome { content, effect: Some(CallEffect::Handover { to }) }) }.boxed()
     }
 }
