@@ -16,6 +16,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use common::{Cast, PATIENCE, quick};
 use jiff::Timestamp;
 use offhook::agent::outcome;
+use offhook::agent::prompt::CallFacts;
 use offhook::call::deliveries::{Deliveries, DeliverySettings};
 use offhook::call::registry::Refused;
 use offhook::conversation::transcript::Transcript;
@@ -44,7 +45,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use whole::{Company, LINE, OnTwilio, Whole, account, caller, front_desk, text, until};
+use whole::{CALLER, Company, LINE, OnTwilio, Whole, account, caller, front_desk, text, until};
 
 #[path = "common/stores.rs"]
 mod stores;
@@ -795,7 +796,15 @@ async fn a_call_over_its_budget_ends_politely_and_a_company_over_its_day_excuses
     assert_eq!(model.asked.load(Ordering::SeqCst), 2);
     assert_eq!(acme.company.audited("budget.day_spent").await.len(), 1);
     let profile = whole.store.agent(acme.company.id, acme.agent).await.unwrap().unwrap().profile.0;
-    assert_eq!(whole.app.calls.writer(&profile, acme.company.id).err(), Some(Refused::OverBudget));
+    let facts = CallFacts {
+        company: "Acme".into(),
+        direction: Direction::Inbound,
+        caller: PhoneNumber::new(CALLER),
+        line: PhoneNumber::new(LINE),
+        purpose: String::new(),
+        began: jiff::Zoned::now(),
+    };
+    assert_eq!(whole.app.calls.writer(&profile, acme.company.id, &facts).err(), Some(Refused::OverBudget));
     whole.stop().await;
 }
 
