@@ -2,6 +2,7 @@
 //! clock that is counted, or by speech over a real call on this machine. The files' format: `eval/scenario.rs`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -201,9 +202,9 @@ async fn play(args: &Args, config: &Config, scenarios: &[Scenario]) -> anyhow::R
     let mut stages: BTreeMap<Option<PathBuf>, Stage> = BTreeMap::new();
     for scenario in scenarios {
         let setup = scenario.setup.clone().or_else(|| args.setup.clone());
-        if !stages.contains_key(&setup) {
-            let stage = Stage::open(config, setup.as_deref(), false).await;
-            stages.insert(setup, stage.with_context(|| scenario.file.display().to_string())?);
+        if let Entry::Vacant(place) = stages.entry(setup) {
+            let stage = Stage::open(config, place.key().as_deref(), false).await;
+            place.insert(stage.with_context(|| scenario.file.display().to_string())?);
         }
     }
     let judge = args.judge.as_deref().map(|name| judging_model(config, name)).transpose()?;

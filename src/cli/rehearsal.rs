@@ -125,7 +125,7 @@ impl Stage {
         let mut ids: BTreeMap<String, Uuid> = BTreeMap::new();
         if setup.agents.iter().any(|agent| !agent.profile.knowledge.is_empty()) {
             let url = format!("sqlite://{}", self.folder.join("rehearsal.db").display());
-            let store = Store::open(&StoreConfig { url, ..config.store.clone() }, None).await?;
+            let store = Store::open(&StoreConfig { url }, None).await?;
             store.apply(&setup, ApplyOptions { prune: false, dry_run: false }).await?;
             self.open_knowledge(config, &store)?;
             if let Some(bases) = &self.knowledge {

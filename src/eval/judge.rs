@@ -166,7 +166,7 @@ pub fn verdicts(expect: &Expect, moment: &Moment) -> Vec<Verdict> {
             Some(false) => ", which failed",
             None => "",
         });
-        check(name, called.iter().any(|used| fitting(used)), calls(&moment.tools));
+        check(name, called.iter().any(fitting), calls(&moment.tools));
     }
     for name in &expect.no_tools {
         let called = moment.tools.iter().any(|used| name == "*" || used.name == *name);

@@ -522,7 +522,8 @@ impl Work<'_> {
                 let fields: Vec<String> =
                     [("url", row.url != *url), ("events", row.events.0 != *events), ("secret", other)]
                         .into_iter()
-                        .filter_map(|(field, differs)| differs.then(|| field.to_owned()))
+                        .filter(|(_, differs)| *differs)
+                        .map(|(field, _)| field.to_owned())
                         .collect();
                 (row.id, if fields.is_empty() { Action::Unchanged } else { Action::Updated }, fields)
             }

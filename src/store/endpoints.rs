@@ -194,8 +194,9 @@ pub(super) async fn put_endpoint(
 
 /// Seals every endpoint's secrets with another key; gives how many there were.
 pub(super) async fn reseal_endpoints(tx: &mut Tx, old: &Sealer, new: &Sealer) -> Result<usize, StoreError> {
-    let rows: Vec<(Uuid, Uuid, Vec<u8>, Option<Vec<u8>>)> =
-        tx.all("SELECT id, company_id, secret, old_secret FROM webhook_endpoint", args![]).await?;
+    /// Id, company, secret, old secret.
+    type Sealed = (Uuid, Uuid, Vec<u8>, Option<Vec<u8>>);
+    let rows: Vec<Sealed> = tx.all("SELECT id, company_id, secret, old_secret FROM webhook_endpoint", args![]).await?;
     let mut values = 0;
     for (id, company, secret, old_secret) in rows {
         let context = endpoint_context(company, id);

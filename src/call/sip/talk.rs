@@ -160,7 +160,7 @@ impl Talk {
                 Some(event) => Step::Told(event),
                 None => {
                     *signalled = false;
-                    Step::Gone(Ended { by: Side::Nobody, cause: Cause::Lost, status: None, text: String::new() })
+                    Step::Gone(Ended { by: Side::Us, cause: Cause::Lost, status: None, text: String::new() })
                 }
             },
             carried = carried => {
@@ -279,6 +279,8 @@ pub(super) fn end_of(ended: &Ended) -> CallEnd {
         (Side::Peer, Cause::HungUp | Cause::Cancelled | Cause::Replaced) => {
             CallEnd::new(Party::Caller, EndReason::HungUp)
         }
+        // The task that signals is gone.
+        (Side::Us, Cause::Lost) => CallEnd::new(Party::System, EndReason::ConnectionLost),
         (Side::Us, _) => CallEnd::new(Party::System, EndReason::HungUp),
         (_, Cause::NoAck | Cause::NoAnswer | Cause::Refused(_) | Cause::Declined) => {
             CallEnd::new(Party::Carrier, EndReason::NeverConnected)
