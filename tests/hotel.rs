@@ -22,11 +22,14 @@ use serde_json::{Value, json};
 const ENGLISH: &str = include_str!("../workflows/hotel-booking.toml");
 const UKRAINIAN: &str = include_str!("../workflows/hotel-booking.uk.toml");
 
+/// What a stub answers to its arguments.
+type Answers = Box<dyn Fn(&Value) -> Result<Value, &'static str> + Send + Sync>;
+
 /// A tool that answers as told and keeps what it was asked.
 struct Stub {
     name: &'static str,
     side_effect: bool,
-    answer: Box<dyn Fn(&Value) -> Result<Value, &'static str> + Send + Sync>,
+    answer: Answers,
     asked: Arc<Mutex<Vec<Value>>>,
 }
 
@@ -110,6 +113,8 @@ struct Guest {
     prices: Arc<Mutex<Vec<Value>>>,
     texts: Arc<Mutex<Vec<Value>>>,
     documents: Arc<Mutex<Vec<Value>>>,
+    /// The tools that the engine is offered, where they are not all.
+    offered: Option<Vec<String>>,
     answer: String,
 }
 
@@ -129,7 +134,7 @@ impl Guest {
         let mut add = |name, side_effect, asked: &Arc<Mutex<Vec<Value>>>, answer| {
             registry.add(Arc::new(Stub { name, side_effect, answer, asked: asked.clone() }));
         };
-        add("room_price", false, &prices, Box::new(move |_: &Value| price.clone()) as Box<_>);
+        add("room_price", false, &prices, Box::new(move |_: &Value| price.clone()) as Answers);
         add("send_sms", true, &texts, Box::new(|_: &Value| Ok(json!({ "ok": true }))));
         add("search_knowledge", false, &documents, Box::new(look_up));
         engine.tools().into_iter().for_each(|tool| registry.add(tool));
@@ -148,6 +153,7 @@ impl Guest {
             prices,
             texts,
             documents,
+            offered: None,
             answer: String::new(),
         }
     }
@@ -156,7 +162,9 @@ impl Guest {
         self.memory.user_said(text);
         self.answer.clear();
         for _ in 0..8 {
-            let request = self.memory.request(&self.tools.specs(), &ModelChoice::default());
+            let mut specs = self.tools.specs();
+            specs.retain(|spec| self.offered.as_ref().is_none_or(|names| names.contains(&spec.name)));
+            let request = self.memory.request(&specs, &ModelChoice::default());
             let mut stream = self.engine.reply(request);
             let (mut said, mut calls) = (String::new(), Vec::new());
             while let Some(event) = stream.next().await {
@@ -290,6 +298,16 @@ async fn a_price_that_is_not_to_be_had_does_not_stop_the_booking_and_is_not_made
         ])
         .await;
     assert!(!guest.answer.contains("euros"));
+    assert_eq!(guest.state().node, "who");
+    // Without the tool at all it is the same way, and turn-taking knows it.
+    let mut guest = Guest::new(ENGLISH);
+    let names: Vec<String> =
+        guest.tools.specs().into_iter().map(|spec| spec.name).filter(|name| name != "room_price").collect();
+    guest.offered = Some(names);
+    guest
+        .talk(&[("Book a room tomorrow", "nights"), ("one night", "how many people"), ("two of us", "What name")])
+        .await;
+    assert_eq!((guest.state().node.as_str(), guest.state().expectation), ("who", Expectation::Name));
 }
 
 #[tokio::test]

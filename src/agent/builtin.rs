@@ -60,13 +60,14 @@ impl Builtin {
         if self.workflow.opens { self.machine(None).open() } else { String::new() }
     }
 
-    /// Where these messages lead. A tool call that has no result yet is taken as done.
+    /// Where these messages lead. While the last turn is not answered, a tool call that has no result yet is taken as done.
     pub fn state(&self, messages: &[Message]) -> Progress {
         let history = History::read(messages);
         let mut machine = self.machine(history.greeting);
         let last = history.turns.len().saturating_sub(1);
         for (index, turn) in history.turns.iter().enumerate() {
-            let missing = if index == last { Missing::Done } else { Missing::Refused };
+            let open = index == last && !history.settled;
+            let missing = if open { Missing::Done } else { Missing::Refused };
             machine.turn(turn, missing);
         }
         machine.progress()

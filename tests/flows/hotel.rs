@@ -127,8 +127,7 @@ async fn a_room_is_booked_by_speech_in_ukrainian(base: Base) {
 async fn a_room_is_booked_by_text_messages_in_ukrainian(base: Base) {
     let whole = Whole::start(base, Cast::new(quick()), |_| {}).await;
     let hotel = OnTwilio::set_up(&whole, account(), json!({}), receptionist("uk", UKRAINIAN)).await;
-    let mut answers = 0;
-    for (written, expected) in [
+    let talk = [
         ("Хочу забронювати номер на суботу", "Скільки ночей"),
         ("2", "На скількох людей?"),
         ("3", "Як вас записати?"),
@@ -136,13 +135,13 @@ async fn a_room_is_booked_by_text_messages_in_ukrainian(base: Base) {
         ("0671112233", "правильно?"),
         ("так", "Дякую, Олена. Номер заброньовано"),
         ("Ні, дякую", "До побачення"),
-    ] {
+    ];
+    for (before, (written, expected)) in talk.into_iter().enumerate() {
         hotel.mock.text(CALLER, LINE, written).await.unwrap();
-        answers += 1;
         let answer = until("the answer", async || {
             let mut sent = hotel.mock.messages();
             sent.retain(|message| message.direction == "outbound-api" && message.to == CALLER);
-            (sent.len() >= answers).then(|| sent.remove(answers - 1).body)
+            (sent.len() > before).then(|| sent.remove(before).body)
         })
         .await;
         assert!(answer.contains(expected), "{written:?} was answered {answer:?}, not {expected:?}");
