@@ -17,7 +17,20 @@ rm -rf out/bench
 mkdir -p out/bench
 "$offhook" mock --stt-ms "${STT_MS:-100}" --llm-ttft-ms "${LLM_MS:-150}" --llm-token-ms "${TOKEN_MS:-15}" --tts-ms "${TTS_MS:-120}" >out/bench/mock.log 2>&1 &
 mock=$!
-trap 'kill $mock ${server:-} 2>/dev/null || true' EXIT
+# Where the server tells of each call and its analysis.
+python3 - >out/bench/sink.log 2>&1 <<'PY' &
+import http.server
+class Sink(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(204)
+        self.end_headers()
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", 9105), Sink).serve_forever()
+PY
+sink=$!
+trap 'kill $mock $sink ${server:-} 2>/dev/null || true' EXIT
 url=$("$offhook" --config bench/mock.toml apply bench/setup.toml --no-verify | grep -o '/webhooks/twilio/[^ ]*/voice' | head -n 1)
 "$offhook" --config bench/mock.toml serve >out/bench/server.log 2>&1 &
 server=$!
@@ -49,6 +62,8 @@ else
 fi
 "$offhook" load "${way[@]}" --calls "$calls" --json out/bench/load.json --html out/bench/load.html "$@" || status=$?
 after_cpu=$(ticks) ended=$(date +%s.%N)
+# What comes after the last calls is under way.
+sleep 3
 curl -fs http://127.0.0.1:8181/metrics >out/bench/metrics.txt
 peak=$(cat out/bench/peak_rss)
 awk -v cpu=$((after_cpu - before_cpu)) -v hz="$(getconf CLK_TCK)" -v began="$began" -v ended="$ended" -v calls="$calls" \
@@ -67,5 +82,8 @@ for name, rows in sorted(buckets.items()):
     if not total: continue
     at = lambda q: next(le for le, n in rows if n >= q * total)
     print(f"server: {name}: n={total} p50<={at(.5)*1000:g} p95<={at(.95)*1000:g} p99<={at(.99)*1000:g} ms")
+for name in ("offhook_call_analysis_total", "offhook_webhook_out_total"):
+    counts = re.findall(name + r'\{(.*)\} (\d+)', open("out/bench/metrics.txt").read())
+    print(f"server: {name}:", ", ".join(f"{count} ({labels})" for labels, count in counts) or "none")
 PY
 exit $status

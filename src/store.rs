@@ -16,7 +16,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tracing::debug;
 
-use crate::store::db::{Db, Lock, Tx, args};
+use crate::store::db::{Db, Gathered, Lock, Tx, args};
 use crate::store::secrets::{Sealer, SecretsError};
 
 pub mod agents;
@@ -232,7 +232,7 @@ impl Store {
             .await?;
         SQLITE.run(&only).await?;
         Ok(Self {
-            db: Db::Sqlite { writer: only.clone(), readers: only },
+            db: Db::Sqlite { writer: only.clone(), readers: only, gathered: Gathered::default() },
             sealer: Arc::new(ArcSwap::from_pointee(Sealer::random())),
             key_file: None,
         })
@@ -326,7 +326,7 @@ async fn open_file(path: &Path) -> Result<Db, StoreError> {
         .max_connections(READERS)
         .acquire_timeout(ACQUIRE_LIMIT)
         .connect_lazy_with(options);
-    Ok(Db::Sqlite { writer, readers })
+    Ok(Db::Sqlite { writer, readers, gathered: Gathered::default() })
 }
 
 /// Connects to the server and brings the tables up to date. sqlx takes an advisory lock for that.
@@ -449,6 +449,34 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Store::open_for_preview(&config(&dir), None).await.unwrap().close().await;
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn writes_that_wait_together_are_all_done_and_each_has_its_own_outcome() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&config(&dir), None).await.unwrap();
+        store.db.execute("CREATE TABLE t (n INTEGER PRIMARY KEY) STRICT", args![]).await.unwrap();
+        let busy = store.db.write().await.unwrap();
+        // The first 300 find nothing; the others stand in their way.
+        let writes = (0..600i64).map(|n| {
+            let db = store.db.clone();
+            tokio::spawn(async move { db.execute("INSERT INTO t (n) VALUES ($1)", args![n % 300]).await })
+        });
+        let writes: Vec<_> = writes.collect();
+        let forgotten = store.db.execute("INSERT INTO t (n) VALUES ($1)", args![1000]);
+        assert!(tokio::time::timeout(Duration::from_millis(20), forgotten).await.is_err(), "it waits for the first");
+        busy.rollback().await.unwrap();
+        let (mut done, mut refused) = (0, 0);
+        for write in writes {
+            match write.await.unwrap() {
+                Ok(rows) => done += rows,
+                Err(error) if error.is_duplicate() => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!((done, refused), (300, 300));
+        let rows: Vec<(i64,)> = store.db.all("SELECT n FROM t WHERE n >= 299 ORDER BY n", args![]).await.unwrap();
+        assert_eq!(rows, [(299,), (1000,)], "what nobody waits for any more is done, too");
     }
 
     #[tokio::test]

@@ -272,7 +272,7 @@ async fn told(store: &Store, place: &Place) -> CallId {
     let mut call = record(place);
     call.close(now(), CallEnd::new(Party::Caller, EndReason::HungUp));
     store.put_call(&call).await.unwrap();
-    store.tell_call_over(place.company, call.id).await.unwrap();
+    store.tell_calls_over(&[(place.company, call.id)]).await.unwrap();
     call.id
 }
 
@@ -413,11 +413,9 @@ async fn every_way_of_ending_a_call_leaves_it_to_be_told_once(base: Base) {
     assert_eq!(untold().await, expected);
     // Each is told once, though two ask at once; nobody listens, so nothing is written for nobody.
     let (id, _) = endpoint(&store, acme.company, "CRM", "https://crm.example.com/").await;
-    for call in &expected {
-        let (one, two) =
-            tokio::join!(store.tell_call_over(acme.company, *call), store.tell_call_over(acme.company, *call));
-        assert_eq!(one.unwrap() + two.unwrap(), 1);
-    }
+    let calls: Vec<(Uuid, CallId)> = expected.iter().map(|call| (acme.company, *call)).collect();
+    let (one, two) = tokio::join!(store.tell_calls_over(&calls), store.tell_calls_over(&calls));
+    assert_eq!(one.unwrap() + two.unwrap(), 5);
     assert_eq!(untold().await, []);
     assert_eq!(deliveries(&store, acme.company, id).await.len(), 5);
     assert_eq!(store.due_analyses(10).await.unwrap().len(), 5);
@@ -476,7 +474,7 @@ async fn the_events_of_a_call_come_in_their_order(base: Base) {
     let call = told(&store, &acme).await;
     let analysis = outcome::read(JUDGED).unwrap();
     for _ in 0..2 {
-        store.put_analysis(acme.company, call, Some(&analysis)).await.unwrap();
+        store.put_analysis(acme.company, call, &analysis).await.unwrap();
     }
     assert_eq!(store.analysis(acme.company, call).await.unwrap(), Some(analysis));
     assert_eq!(store.analysis(Uuid::now_v7(), call).await.unwrap(), None, "another company's is not there");
@@ -504,7 +502,7 @@ async fn what_a_killed_process_had_taken_is_sent_by_the_next(base: Base) {
 
     let store = base.open().await;
     assert_eq!(store.untold_calls(10).await.unwrap(), [(acme.company, untold.id)]);
-    store.tell_call_over(acme.company, untold.id).await.unwrap();
+    store.tell_calls_over(&[(acme.company, untold.id)]).await.unwrap();
     let running = Running::start(&store, brisk());
     let all = settled(&store, acme.company, id, DeliveryState::Delivered).await;
     assert_eq!(all.len(), 2);
@@ -694,7 +692,7 @@ async fn an_agent_remembers_the_number_on_the_line_and_no_other(base: Base) {
     ];
     for (call, summary) in &calls {
         store.put_call(call).await.unwrap();
-        store.put_analysis(call.company_id, call.id, Some(&told(summary))).await.unwrap();
+        store.put_analysis(call.company_id, call.id, &told(summary)).await.unwrap();
     }
     let (line, peer) = (PhoneNumber::new(LINE), PhoneNumber::new(whole::CALLER));
     let message = NewMessage {

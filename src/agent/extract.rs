@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::hear::{Heard, Pattern, is_language};
+use crate::conversation::spoken::english;
 
 /// A slot's value: for programs, and as it is said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,29 +182,6 @@ impl Lang {
 
 // --- numbers -------------------------------------------------------------------------------------------------------
 
-const EN_NUMBERS: &[&str] = &[
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-];
-const EN_TENS: &[&str] = &["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
 const EN_ORDINALS: &[&str] = &[
     "first",
     "second",
@@ -365,7 +343,7 @@ fn stem(table: &[(&str, u32)], word: &str) -> Option<u32> {
 
 fn unit(lang: Lang, word: &str) -> Option<u32> {
     match lang {
-        Lang::En => EN_NUMBERS.iter().position(|&name| name == word).map(|n| n as u32),
+        Lang::En => english::unit(word),
         Lang::Uk => stem(UK_TENS, word).is_none().then(|| stem(UK_STEMS, word)).flatten(),
         Lang::Ru => stem(RU_TENS, word).is_none().then(|| stem(RU_STEMS, word)).flatten(),
     }
@@ -373,7 +351,7 @@ fn unit(lang: Lang, word: &str) -> Option<u32> {
 
 fn tens(lang: Lang, word: &str) -> Option<u32> {
     match lang {
-        Lang::En => EN_TENS.iter().position(|&name| name == word).map(|n| n as u32 * 10 + 20),
+        Lang::En => english::tens(word),
         Lang::Uk => stem(UK_TENS, word),
         Lang::Ru => stem(RU_TENS, word),
     }
@@ -454,20 +432,8 @@ fn ordinal_at(lang: Lang, words: &[&str], at: usize) -> Option<(u32, usize)> {
 
 /// A number as a word where the language has it here, else in digits (the voice reads those in its own language).
 fn spoken_number(lang: Lang, number: u32) -> String {
-    if lang != Lang::En {
-        return number.to_string();
-    }
-    match number {
-        0..=19 => EN_NUMBERS[number as usize].to_owned(),
-        20..=99 => {
-            let round = EN_TENS[number as usize / 10 - 2];
-            match number % 10 {
-                0 => round.to_owned(),
-                unit => format!("{round} {}", EN_NUMBERS[unit as usize]),
-            }
-        }
-        _ => number.to_string(),
-    }
+    let word = if lang == Lang::En { english::below_hundred(number) } else { None };
+    word.unwrap_or_else(|| number.to_string())
 }
 
 /// English words that recognisers write for a number, where a number must stand.
@@ -757,7 +723,7 @@ fn spoken_date(lang: Lang, month: Option<usize>, day: u32) -> (String, String) {
             1..=19 => EN_ORDINALS[day as usize - 1].to_owned(),
             20 => "twentieth".to_owned(),
             30 => "thirtieth".to_owned(),
-            _ => format!("{} {}", EN_TENS[day as usize / 10 - 2], EN_ORDINALS[day as usize % 10 - 1]),
+            _ => format!("{} {}", english::TENS[day as usize / 10], EN_ORDINALS[day as usize % 10 - 1]),
         },
         _ => day.to_string(),
     };

@@ -306,8 +306,11 @@ pub fn settle(mut analysis: Analysis, story: &Story<'_>) -> Analysis {
             analysis.slots.insert(key, value);
         }
     }
-    if story.transferred {
-        analysis.outcome = Outcome::Transferred;
+    match analysis.outcome {
+        _ if story.transferred => analysis.outcome = Outcome::Transferred,
+        // A model believes what the agent announced.
+        Outcome::Transferred => analysis.outcome = Outcome::CallbackWanted,
+        _ => {}
     }
     analysis
 }
@@ -612,6 +615,9 @@ mod tests {
         let settled = settle(read(GOOD).unwrap(), &story);
         assert_eq!((&settled.slots["people"], &settled.slots["name"]), (&json!(3), &json!("Anna")));
         assert_eq!(settled.outcome, Outcome::Transferred);
+        let announced = Analysis { outcome: Outcome::Transferred, ..read(GOOD).unwrap() };
+        let settled = settle(announced, &Story { transferred: false, handover: Some("billing"), ..story });
+        assert_eq!(settled.outcome, Outcome::CallbackWanted, "a model believed what the agent announced");
     }
 
     #[test]

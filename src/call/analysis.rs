@@ -18,14 +18,15 @@ use crate::clock;
 use crate::providers::provider::CallOutcome;
 use crate::speech::llm::{ChatRequest, LanguageModel, LlmError, LlmEvent};
 use crate::store::calls::CallRecord;
-use crate::store::outcomes::DueAnalysis;
+use crate::store::outcomes::{DueAnalysis, Next};
 use crate::store::{Store, StoreError};
 use crate::telephony::CallId;
 
 /// How often the store is asked for calls that are over: one row of an index.
 const POLL: Duration = Duration::from_millis(500);
-/// Ends that are put into the outbox in one go.
-const BATCH: usize = 64;
+/// Calls that are worked off in one transaction. Calls that talk write their records through the same disk and wait
+/// meanwhile, so it is short.
+const BATCH: usize = 32;
 /// Analyses at once: they share the model with calls that are talking.
 const AT_ONCE: usize = 4;
 /// A whole answer of the model.
@@ -38,6 +39,10 @@ const LEASE: Duration = Duration::from_secs(180);
 const MAX_BEGUN: i64 = 3;
 /// A call that has waited for longer is not worth a model's time any more: a backlog after an outage is worked off by rule.
 const FRESH: SignedDuration = SignedDuration::from_hours(24);
+/// How long the end of a transfer is waited for: a person's telephone rings for 30 s at most, so after that somebody talks.
+const TRANSFER_LIMIT: SignedDuration = SignedDuration::from_secs(120);
+/// Between two looks at a transfer.
+const TRANSFER_LOOK: Duration = Duration::from_secs(2);
 /// Tokens of an answer: several times what the longest object needs.
 const MAX_TOKENS: u32 = 2_000;
 
@@ -84,90 +89,127 @@ impl Analyst {
     async fn look(&self, work: &mut JoinSet<()>) -> Result<(), StoreError> {
         loop {
             let untold = self.store.untold_calls(BATCH).await?;
-            let more = untold.len() == BATCH;
-            for (company, call) in untold {
-                self.store.tell_call_over(company, call).await?;
-            }
-            if !more {
+            self.tell(&untold).await?;
+            if untold.len() < BATCH {
                 break;
             }
         }
-        let free = AT_ONCE.saturating_sub(work.len());
-        if free == 0 {
-            return Ok(());
-        }
-        for due in self.store.due_analyses(free).await? {
-            if self.store.claim_analysis(&due, LEASE).await? {
-                let analyst = self.clone();
-                work.spawn(async move { analyst.analyse(due).await });
-            }
-        }
+        while self.look_at_some(work).await? {}
         Ok(())
     }
 
-    async fn analyse(&self, due: DueAnalysis) {
-        let call = CallId::from(due.call_id);
-        // What the store does not take is done again when the lease is over.
-        if let Err(fault) = self.try_analyse(&due, call).await {
-            warn!(%call, error = %fault, "a call could not be analysed; it is tried again");
-        }
-    }
-
-    async fn try_analyse(&self, due: &DueAnalysis, call: CallId) -> Result<(), StoreError> {
-        let company = due.company_id;
-        let analysis = match self.store.call(company, call).await? {
-            Some(record) => self.of_record(due, &record).await?,
-            None => None,
+    /// One call that the database refuses holds up no other.
+    async fn tell(&self, calls: &[(Uuid, CallId)]) -> Result<(), StoreError> {
+        let mut told = match calls {
+            [] => return Ok(()),
+            calls => self.store.tell_calls_over(calls).await,
         };
-        if let Some(analysis) = &analysis {
-            counter!("offhook_call_analysis_total", "by" => analysis.by.label(), "outcome" => analysis.outcome.label())
-                .increment(1);
-        }
-        self.store.put_analysis(company, call, analysis.as_ref()).await
-    }
-
-    /// `None`: no agent was on it, or the agent's calls are not analysed.
-    async fn of_record(&self, due: &DueAnalysis, record: &CallRecord) -> Result<Option<Analysis>, StoreError> {
-        let company = due.company_id;
-        let summary = self.store.call_summary(company, record.id).await?;
-        let outcome = summary.map_or(record.outcome(), |summary| summary.outcome);
-        let talked = !record.legs.is_empty();
-        // A call that somebody of the company took at their own telephone.
-        let elsewhere = !talked && outcome == CallOutcome::Answered;
-        let Some(agent_id) = record.agent_id.filter(|_| !elsewhere) else { return Ok(None) };
-        let profile = self.profile(company, agent_id).await?;
-        if profile.analysis == Some(false) {
-            return Ok(None);
-        }
-        let talk = record.answered.zip(record.ended).map(|(from, to)| to.duration_since(from).as_secs().max(0));
-        let story = Story {
-            agent: &record.agent,
-            company: &record.company,
-            language: &profile.language,
-            direction: record.direction,
-            purpose: record.purpose.as_deref(),
-            answered: talked,
-            machine: outcome == CallOutcome::Voicemail,
-            talk_s: talk.unwrap_or(0).unsigned_abs(),
-            end: record.end,
-            lines: &record.transcript.lines,
-            tools: &record.transcript.tools,
-            remembered: &record.remembered,
-            handover: record.handover.as_deref(),
-            transferred: record.handover.is_some() && !profile.transfer_to.is_empty(),
-        };
-        let fresh = record.ended.is_none_or(|ended| clock::now().duration_since(ended) < FRESH);
-        if story.has_words()
-            && fresh
-            && due.attempts < MAX_BEGUN
-            && let Some(model) = self.calls.analyst(company, &profile)
-        {
-            match ask(&*model, &profile, &story).await {
-                Ok(analysis) => return Ok(Some(outcome::settle(analysis, &story))),
-                Err(fault) => warn!(call = %record.id, %fault, "a model could not analyse a call; it is done by rule"),
+        if told.is_err() && calls.len() > 1 {
+            told = Ok(0);
+            for call in calls {
+                told = self.store.tell_calls_over(std::slice::from_ref(call)).await.and(told);
             }
         }
-        Ok(Some(outcome::by_rule(&story)))
+        told.map(|_| ())
+    }
+
+    /// Settles some of what is due; `true`: there may be more.
+    async fn look_at_some(&self, work: &mut JoinSet<()>) -> Result<bool, StoreError> {
+        let due = self.store.due_analyses(BATCH).await?;
+        let mut more = due.len() == BATCH;
+        let mut free = AT_ONCE.saturating_sub(work.len());
+        let (mut steps, mut cases) = (Vec::new(), Vec::new());
+        for due in due {
+            let (next, case) = match self.weigh(&due).await {
+                Ok(Weighed::Settled(next)) => (next, None),
+                // Who comes first is asked about first.
+                Ok(Weighed::ForModel(_)) if free == 0 => {
+                    more = false;
+                    break;
+                }
+                Ok(Weighed::ForModel(case)) => {
+                    free -= 1;
+                    (Next::Taken(LEASE), Some(case))
+                }
+                Err(fault) => {
+                    warn!(call = %CallId::from(due.call_id), error = %fault, "a call could not be analysed; it is tried again");
+                    (Next::Later(LEASE), None)
+                }
+            };
+            steps.push((due, next));
+            cases.push(case);
+        }
+        if steps.is_empty() {
+            return Ok(false);
+        }
+        let settled = self.store.settle_analyses(&steps).await?;
+        for (((_, next), case), _) in steps.into_iter().zip(cases).zip(settled).filter(|(_, settled)| *settled) {
+            match (next, case) {
+                (Next::Made(Some(analysis)), _) => count(&analysis),
+                (_, Some(case)) => {
+                    let analyst = self.clone();
+                    work.spawn(async move { analyst.make(*case).await });
+                }
+                _ => {}
+            }
+        }
+        Ok(more)
+    }
+
+    async fn weigh(&self, due: &DueAnalysis) -> Result<Weighed, StoreError> {
+        let (company, none) = (due.company_id, Weighed::Settled(Next::Made(None)));
+        let Some(record) = self.store.call(company, due.call_id.into()).await? else { return Ok(none) };
+        let summary = self.store.call_summary(company, record.id).await?;
+        let outcome = summary.map_or(record.outcome(), |summary| summary.outcome);
+        // A call that somebody of the company took at their own telephone.
+        let elsewhere = record.legs.is_empty() && outcome == CallOutcome::Answered;
+        let Some(agent_id) = record.agent_id.filter(|_| !elsewhere) else { return Ok(none) };
+        let profile = self.profile(company, agent_id).await?;
+        if profile.analysis == Some(false) {
+            return Ok(none);
+        }
+        let age = record.ended.map(|ended| clock::now().duration_since(ended));
+        let mut transferred = false;
+        if record.handover.is_some() && !profile.transfer_to.is_empty() {
+            let facts = self.store.sip_facts(company, record.id).await?;
+            transferred = match facts.and_then(|facts| facts.transfer_status) {
+                Some(status) => (200..300).contains(&status),
+                None if age.is_some_and(|age| age < TRANSFER_LIMIT) => {
+                    return Ok(Weighed::Settled(Next::Later(TRANSFER_LOOK)));
+                }
+                None => true,
+            };
+        }
+        let case = Box::new(Case { record, profile, outcome, transferred });
+        let fresh = age.is_none_or(|age| age < FRESH);
+        let by_model = case.story().has_words()
+            && fresh
+            && due.attempts < MAX_BEGUN
+            && self.calls.analyst(company, &case.profile).is_some();
+        if by_model {
+            return Ok(Weighed::ForModel(case));
+        }
+        Ok(Weighed::Settled(Next::Made(Some(outcome::by_rule(&case.story())))))
+    }
+
+    /// By the agent's model, or by rule where it cannot. What the store does not take is made again when the lease is
+    /// over.
+    async fn make(&self, case: Case) {
+        let (company, call, story) = (case.record.company_id, case.record.id, case.story());
+        let analysis = match self.calls.analyst(company, &case.profile) {
+            Some(model) => match ask(&*model, &case.profile, &story).await {
+                Ok(analysis) => outcome::settle(analysis, &story),
+                Err(fault) => {
+                    warn!(%call, %fault, "a model could not analyse a call; it is done by rule");
+                    outcome::by_rule(&story)
+                }
+            },
+            None => outcome::by_rule(&story),
+        };
+        count(&analysis);
+        if let Err(fault) = self.store.put_analysis(company, call, &analysis).await {
+            warn!(%call, error = %fault, "a call's analysis could not be written; it is made again");
+        }
     }
 
     /// As it is today; of an agent that is gone, the defaults.
@@ -175,6 +217,48 @@ impl Analyst {
         let agent = self.store.agent(company, agent).await?;
         Ok(agent.map(|agent| agent.profile.0).unwrap_or_default())
     }
+}
+
+/// What came of looking at a call.
+enum Weighed {
+    Settled(Next),
+    ForModel(Box<Case>),
+}
+
+/// A call that is over, with what its analysis is made of.
+struct Case {
+    record: CallRecord,
+    profile: AgentProfile,
+    outcome: CallOutcome,
+    transferred: bool,
+}
+
+impl Case {
+    fn story(&self) -> Story<'_> {
+        let record = &self.record;
+        let talk = record.answered.zip(record.ended).map(|(from, to)| to.duration_since(from).as_secs().max(0));
+        Story {
+            agent: &record.agent,
+            company: &record.company,
+            language: &self.profile.language,
+            direction: record.direction,
+            purpose: record.purpose.as_deref(),
+            answered: !record.legs.is_empty(),
+            machine: self.outcome == CallOutcome::Voicemail,
+            talk_s: talk.unwrap_or(0).unsigned_abs(),
+            end: record.end,
+            lines: &record.transcript.lines,
+            tools: &record.transcript.tools,
+            remembered: &record.remembered,
+            handover: record.handover.as_deref(),
+            transferred: self.transferred,
+        }
+    }
+}
+
+fn count(analysis: &Analysis) {
+    let (by, outcome) = (analysis.by.label(), analysis.outcome.label());
+    counter!("offhook_call_analysis_total", "by" => by, "outcome" => outcome).increment(1);
 }
 
 /// Why a model gave no analysis. Holds nothing of what was said.

@@ -82,7 +82,8 @@ async fn rounds(
     settings: &TurnSettings,
     watch: &mut (dyn FnMut(Telling<'_>) + Send),
 ) -> Result<Written, WriteError> {
-    let known = memory.messages().len();
+    // Beside the whole conversation, whose oldest messages fall out as it grows.
+    let mut answer = Memory::new("");
     let mut offered = tools.specs();
     let mut written = Written::default();
     for step in 0..=settings.max_tool_steps {
@@ -105,6 +106,7 @@ async fn rounds(
         }
         join(&mut written.text, &said);
         memory.agent_said(&said);
+        answer.agent_said(&said);
         if calls.is_empty() {
             break;
         }
@@ -115,12 +117,14 @@ async fn rounds(
             written.effects.extend(result.effect.clone());
         }
         memory.tool_round(&calls, &results);
+        answer.tool_round(&calls, &results);
+        tools.told(&calls);
         written.tools.extend(calls.into_iter().zip(results));
         if step + 1 == settings.max_tool_steps {
             offered.clear();
         }
     }
-    written.messages = memory.messages().skip(known).cloned().collect();
+    written.messages = answer.messages().cloned().collect();
     Ok(written)
 }
 

@@ -351,6 +351,7 @@ impl Talk {
             }
             watch(telling);
         };
+        self.context.turn += 1;
         let (model, choice, context) = (self.model.clone(), &self.profile.llm, self.context.clone());
         let memory = &mut self.memory;
         let written = thread::converse(model, choice, &self.tools, context, memory, &self.settings, &mut both).await;

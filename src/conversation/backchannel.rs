@@ -3,6 +3,8 @@
 //! "complete" interrupts the caller, a wrong "unfinished" costs two seconds, so both answer only where the words are
 //! plain, and everything else is "unknown" (`research/streaming.md` §2.3).
 
+use super::spoken::english;
+
 /// How finished a caller's words sound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completeness {
@@ -161,40 +163,10 @@ fn is_number_word(lang: Lang, word: &str) -> bool {
         return true;
     }
     let table: &[&str] = match lang {
-        Lang::En => &[
-            "zero",
-            "oh",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-            "twenty",
-            "thirty",
-            "forty",
-            "fifty",
-            "sixty",
-            "seventy",
-            "eighty",
-            "ninety",
-            "hundred",
-            "double",
-            "triple",
-        ],
+        Lang::En => {
+            let more = ["oh", "hundred", "double", "triple"];
+            return english::unit(word).or_else(|| english::tens(word)).is_some() || more.contains(&word);
+        }
         Lang::Uk => &[
             "нуль",
             "один",

@@ -10,6 +10,7 @@
 
 mod abbreviations;
 mod contacts;
+pub mod english;
 mod figures;
 mod nouns;
 mod numerals;

@@ -24,7 +24,7 @@ use crate::http::router::AppState;
 use crate::http::tokens::PendingCall;
 use crate::providers;
 use crate::providers::provider::{
-    CallOutcome, Decision, Event, Kind, Proof, Provider, Refusal, Webhook, WebhookAnswer, WebhookRequest,
+    Decision, Event, Kind, Proof, Provider, Refusal, Webhook, WebhookAnswer, WebhookRequest,
 };
 use crate::store::directory::Integration;
 use crate::telephony::CallId;
@@ -270,7 +270,7 @@ async fn decide(
             Ok(("accepted", answer_after(state, speaker, integration, event, call, after)))
         }
         Event::TransferOver { outcome, .. } => {
-            let after = desk.after_transfer(integration, call, *outcome == CallOutcome::Answered);
+            let after = desk.after_transfer(integration, call, *outcome);
             Ok(("accepted", answer_after(state, speaker, integration, event, call, after)))
         }
         Event::PersonAnswers(_) => {

@@ -187,7 +187,8 @@ pub struct ProviderNews {
 pub struct SipNotes {
     /// Packets, loss, jitter, round trip, estimated quality (`protocol::rtp::stats`).
     pub quality: Option<Value>,
-    /// What a transfer came to: the last status that its NOTIFYs told.
+    /// What a transfer came to: the last status that its NOTIFYs told; where a provider connects the person, its word as
+    /// SIP says it. 200: somebody answered.
     pub transfer_status: Option<u16>,
     /// The messages, oldest first.
     pub ladder: Vec<SipRung>,

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -11,6 +12,7 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgPool, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteRow};
 use sqlx::{Arguments, Database, Decode, FromRow, Postgres, Sqlite, Transaction, Type};
+use tokio::sync::oneshot;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -23,9 +25,13 @@ pub(super) enum Db {
         /// One connection: writes queue here instead of failing on each other's locks.
         writer: SqlitePool,
         readers: SqlitePool,
+        gathered: Gathered,
     },
     Postgres(PgPool),
 }
+
+/// Writes that share a transaction at most: its length is what others wait.
+const MAX_GATHERED: usize = 256;
 
 /// A value for a placeholder. `None` is NULL of that type.
 #[derive(Clone, Debug)]
@@ -135,12 +141,12 @@ impl Db {
         })
     }
 
-    /// A write of one statement; gives the number of rows it touched.
+    /// A write of one statement; gives the number of rows it touched. It is done even where nobody waits for it any more.
     pub async fn execute(&self, sql: &'static str, values: Vec<Arg>) -> Result<u64, StoreError> {
-        Ok(match self {
-            Db::Sqlite { writer, .. } => statement!(execute, Sqlite, SqliteArguments, sql, values, writer),
-            Db::Postgres(pool) => statement!(execute, Postgres, PgArguments, sql, values, pool),
-        })
+        match self {
+            Db::Sqlite { writer, gathered, .. } => gathered.write(writer, sql, values).await,
+            Db::Postgres(pool) => Ok(statement!(execute, Postgres, PgArguments, sql, values, pool)),
+        }
     }
 
     /// Begins a write. SQLite's lock is taken at once, so that what is read in it stays true until the end.
@@ -163,13 +169,98 @@ impl Db {
 
     pub async fn close(&self) {
         match self {
-            Db::Sqlite { writer, readers } => {
+            Db::Sqlite { writer, readers, .. } => {
                 readers.close().await;
                 writer.close().await;
             }
             Db::Postgres(pool) => pool.close().await,
         }
     }
+}
+
+/// Writes of one statement that wait for SQLite's one writing connection. Those that wait at the same time share a
+/// transaction, because every commit waits for the disk. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Gathered(Arc<Mutex<Vec<Write>>>);
+
+struct Write {
+    sql: &'static str,
+    values: Vec<Arg>,
+    done: oneshot::Sender<Result<u64, StoreError>>,
+}
+
+impl fmt::Debug for Gathered {
+    /// Without what is written.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gathered")
+    }
+}
+
+impl Gathered {
+    async fn write(&self, writer: &SqlitePool, sql: &'static str, values: Vec<Arg>) -> Result<u64, StoreError> {
+        let (done, outcome) = oneshot::channel();
+        let is_first = {
+            let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.push(Write { sql, values, done });
+            waiting.len() == 1
+        };
+        if is_first {
+            tokio::spawn(self.clone().write_all(writer.clone()));
+        }
+        outcome.await.unwrap_or_else(|_| Err(sqlx::Error::PoolClosed.into()))
+    }
+
+    async fn write_all(self, writer: SqlitePool) {
+        loop {
+            let tx = writer.begin_with("BEGIN IMMEDIATE").await;
+            let (writes, more) = {
+                let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let some = waiting.len().min(MAX_GATHERED);
+                (waiting.drain(..some).collect::<Vec<_>>(), !waiting.is_empty())
+            };
+            match tx {
+                Ok(tx) => write_together(&writer, Tx::Sqlite(tx), writes).await,
+                Err(error) => refuse(&error, writes),
+            }
+            // Whoever comes to an empty queue begins anew.
+            if !more {
+                return;
+            }
+        }
+    }
+}
+
+async fn write_together(writer: &SqlitePool, mut tx: Tx, writes: Vec<Write>) {
+    let mut outcomes = Vec::with_capacity(writes.len());
+    for Write { sql, values, .. } in &writes {
+        // A statement that is refused undoes itself alone.
+        outcomes.push(tx.execute(sql, values.clone()).await);
+    }
+    if tx.commit().await.is_ok() {
+        for (write, outcome) in writes.into_iter().zip(outcomes) {
+            let _ = write.done.send(outcome);
+        }
+        return;
+    }
+    // Nothing is written: each alone, so that one does not undo the others, and each has its own error.
+    for Write { sql, values, done } in writes {
+        let _ = done.send(write_one(writer, sql, values).await);
+    }
+}
+
+fn refuse(error: &sqlx::Error, writes: Vec<Write>) {
+    for write in writes {
+        let same = match error {
+            sqlx::Error::PoolTimedOut => sqlx::Error::PoolTimedOut,
+            sqlx::Error::PoolClosed => sqlx::Error::PoolClosed,
+            other => sqlx::Error::Protocol(other.to_string()),
+        };
+        let _ = write.done.send(Err(same.into()));
+    }
+}
+
+async fn write_one(writer: &SqlitePool, sql: &'static str, values: Vec<Arg>) -> Result<u64, StoreError> {
+    Ok(statement!(execute, Sqlite, SqliteArguments, sql, values, writer))
 }
 
 /// A transaction; dropping it undoes it.

@@ -24,6 +24,17 @@ pub struct DueAnalysis {
     next_at: i64,
 }
 
+/// What becomes of an analysis that is due.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// It is made; `None`: the call gets none.
+    Made(Option<Analysis>),
+    /// Something that it needs is still to come: it is due again after this, and does not count as begun.
+    Later(Duration),
+    /// This process makes it, and has this long.
+    Taken(Duration),
+}
+
 impl Store {
     /// Calls that are over and whose end is not in the outbox yet.
     pub async fn untold_calls(&self, limit: usize) -> Result<Vec<(Uuid, CallId)>, StoreError> {
@@ -37,22 +48,28 @@ impl Store {
         Ok(rows.into_iter().map(|(company, call)| (company, call.into())).collect())
     }
 
-    /// Puts the end of a call into the outbox, once, however many ask. Gives to how many endpoints it goes.
-    pub async fn tell_call_over(&self, company: Uuid, call: CallId) -> Result<usize, StoreError> {
-        let data = self.call_data(company, call).await?;
+    /// Puts the ends of calls into the outbox, each once, however many ask; all in one transaction. Gives how many
+    /// deliveries that makes.
+    pub async fn tell_calls_over(&self, calls: &[(Uuid, CallId)]) -> Result<usize, StoreError> {
+        let mut told = Vec::with_capacity(calls.len());
+        for (company, call) in calls {
+            told.push((*company, *call, self.told_data(*company, *call).await?));
+        }
         let mut tx = self.db.write().await?;
-        let first = tx
-            .execute(
-                "UPDATE call_outcome SET told_at = $2 WHERE call_id = $1 AND told_at IS NULL",
-                args![call.uuid(), At::now()],
-            )
-            .await?;
-        let endpoints = match data {
-            Some(data) if first > 0 => emit(&mut tx, company, EventKind::CallEnded, call.uuid(), data).await?,
-            _ => 0,
-        };
+        let mut deliveries = 0;
+        for (company, call, data) in told {
+            let first = tx
+                .execute(
+                    "UPDATE call_outcome SET told_at = $2 WHERE call_id = $1 AND told_at IS NULL",
+                    args![call.uuid(), At::now()],
+                )
+                .await?;
+            if let (Some(data), true) = (data, first > 0) {
+                deliveries += emit(&mut tx, company, EventKind::CallEnded, call.uuid(), data).await?;
+            }
+        }
         tx.commit().await?;
-        Ok(endpoints)
+        Ok(deliveries)
     }
 
     /// The oldest first.
@@ -67,38 +84,56 @@ impl Store {
             .await
     }
 
-    /// Takes an analysis for as long as `lease`. `false`: somebody else has it.
-    pub async fn claim_analysis(&self, due: &DueAnalysis, lease: Duration) -> Result<bool, StoreError> {
-        let claimed = self
-            .db
-            .execute(
-                "UPDATE call_outcome SET next_at = $3, attempts = attempts + 1 WHERE call_id = $1 AND next_at = $2",
-                args![due.call_id, due.next_at, At::now().as_millisecond() + millis(lease)],
-            )
-            .await?;
-        Ok(claimed > 0)
+    /// Writes what becomes of analyses, all in one transaction. Says of each whether it was still due: somebody else may
+    /// have taken it.
+    pub async fn settle_analyses(&self, steps: &[(DueAnalysis, Next)]) -> Result<Vec<bool>, StoreError> {
+        let mut told = Vec::with_capacity(steps.len());
+        for (due, next) in steps {
+            told.push(match next {
+                Next::Made(Some(analysis)) => self.analysed_data(due.company_id, due.call_id.into(), analysis).await?,
+                _ => None,
+            });
+        }
+        let (mut tx, now) = (self.db.write().await?, At::now());
+        let mut settled = Vec::with_capacity(steps.len());
+        for ((due, next), data) in steps.iter().zip(told) {
+            let (analysis, next_at, begun) = match next {
+                Next::Made(analysis) => (analysis.as_ref(), None, 0),
+                Next::Later(wait) => (None, Some(now.as_millisecond() + millis(*wait)), 0),
+                Next::Taken(lease) => (None, Some(now.as_millisecond() + millis(*lease)), 1),
+            };
+            let changed = tx
+                .execute(
+                    "UPDATE call_outcome SET next_at = $3, attempts = attempts + $4, analysis = $5, analysed_at = $6
+                     WHERE call_id = $1 AND next_at = $2",
+                    args![
+                        due.call_id,
+                        due.next_at,
+                        next_at,
+                        begun,
+                        analysis.map(column),
+                        next_at.is_none().then_some(now)
+                    ],
+                )
+                .await?;
+            if let (Some(data), true) = (data, changed > 0) {
+                emit(&mut tx, due.company_id, EventKind::CallAnalysed, due.call_id, data).await?;
+            }
+            settled.push(changed > 0);
+        }
+        tx.commit().await?;
+        Ok(settled)
     }
 
-    /// Writes an analysis into the record and the outbox, once. `None`: the call gets none.
-    pub async fn put_analysis(
-        &self,
-        company: Uuid,
-        call: CallId,
-        analysis: Option<&Analysis>,
-    ) -> Result<(), StoreError> {
-        let data = match analysis {
-            Some(analysis) => self.call_data(company, call).await?.map(|mut data| {
-                data["analysis"] = json!(analysis);
-                data
-            }),
-            None => None,
-        };
+    /// Writes an analysis that was taken into the record and the outbox, once.
+    pub async fn put_analysis(&self, company: Uuid, call: CallId, analysis: &Analysis) -> Result<(), StoreError> {
+        let data = self.analysed_data(company, call, analysis).await?;
         let mut tx = self.db.write().await?;
         let put = tx
             .execute(
                 "UPDATE call_outcome SET analysis = $2, analysed_at = $3, next_at = NULL
                  WHERE call_id = $1 AND next_at IS NOT NULL",
-                args![call.uuid(), analysis.map(column), At::now()],
+                args![call.uuid(), column(analysis), At::now()],
             )
             .await?;
         if let (Some(data), true) = (data, put > 0) {
@@ -119,10 +154,31 @@ impl Store {
         Ok(row.and_then(|(analysis,)| analysis).map(|analysis| analysis.0))
     }
 
-    async fn call_data(&self, company: Uuid, call: CallId) -> Result<Option<Value>, StoreError> {
+    /// What is told of a call. `None`: nobody of this company listens.
+    async fn told_data(&self, company: Uuid, call: CallId) -> Result<Option<Value>, StoreError> {
+        let listener: Option<(Uuid,)> = self
+            .db
+            .first("SELECT id FROM webhook_endpoint WHERE company_id = $1 AND enabled = 1 LIMIT 1", args![company])
+            .await?;
+        if listener.is_none() {
+            return Ok(None);
+        }
         let record = self.call(company, call).await?;
         let summary = self.call_summary(company, call).await?;
         Ok(record.zip(summary).map(|(record, summary)| data(&record, &summary)))
+    }
+
+    async fn analysed_data(
+        &self,
+        company: Uuid,
+        call: CallId,
+        analysis: &Analysis,
+    ) -> Result<Option<Value>, StoreError> {
+        let data = self.told_data(company, call).await?;
+        Ok(data.map(|mut data| {
+            data["analysis"] = json!(analysis);
+            data
+        }))
     }
 }
 

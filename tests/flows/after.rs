@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use offhook::agent::outcome::Outcome;
 use offhook::load::fixture::Ender;
 use offhook::mock::twilio::{Callee, MockTwilioConfig};
 use offhook::speech::scripted::{Answer, ScriptedModel, ScriptedSynthesizer, Spoken};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::common::{Cast, quick};
 use crate::stores::Base;
-use crate::whole::{Company, LINE, OnTwilio, PERSON, Whole, account, caller, front_desk};
+use crate::whole::{Company, LINE, OnTwilio, PERSON, Whole, account, caller, front_desk, until};
 
 crate::on_every_store! {
     engines_that_fail_are_excused_in_twilios_own_voice
@@ -29,6 +31,13 @@ async fn call(whole: &Whole, agent: Value) -> (OnTwilio, Value) {
     let acme = OnTwilio::set_up(whole, config, json!({}), agent).await;
     let record = acme.rung().await;
     (acme, record)
+}
+
+/// What the call is said to have led to, once that is written.
+async fn led_to(whole: &Whole, record: &Value) -> Outcome {
+    let id = |key: &str| record[key].as_str().and_then(|id| id.parse::<Uuid>().ok()).expect("the record has it");
+    let (company, call) = (id("company_id"), id("id"));
+    until("the analysis", async || whole.store.analysis(company, call.into()).await.unwrap()).await.outcome
 }
 
 async fn engines_that_fail_are_excused_in_twilios_own_voice(base: Base) {
@@ -60,6 +69,7 @@ async fn a_caller_who_asks_for_a_person_is_connected_to_one(base: Base) {
     assert_eq!((over.status.as_str(), &over.dialled[..], over.said.len()), ("completed", &[PERSON.to_owned()][..], 0));
     let person = calls.iter().find(|call| call.parent.is_some()).expect("the person's");
     assert_eq!((person.from.as_str(), person.to.as_str(), person.status.as_str()), (LINE, PERSON, "completed"));
+    assert_eq!(led_to(&whole, &record).await, Outcome::Transferred);
     whole.stop().await;
 }
 
@@ -104,6 +114,7 @@ async fn a_caller_is_told_that_nobody_answers(base: Base) {
     assert_eq!((person.status.as_str(), person.said.len()), ("busy", 0), "{person:?}");
     let over = calls.iter().find(|call| call.parent.is_none()).expect("the caller's");
     assert!(over.said.len() == 1 && over.said[0].starts_with("На жаль, зараз ніхто"), "{over:?}");
+    assert_eq!(led_to(&whole, &record).await, Outcome::CallbackWanted, "nobody was connected");
     whole.stop().await;
 }
 

@@ -4,15 +4,29 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tracing::warn;
+use uuid::Uuid;
 
 use super::{Desk, MAX_DIALLED};
 use crate::agent::phrases::Phrases;
 use crate::agent::profile::TransferNote;
 use crate::call::registry::{CallSetup, Refused};
 use crate::providers;
-use crate::providers::provider::{CallNews, CallState};
+use crate::providers::provider::{CallNews, CallOutcome, CallState};
+use crate::store::calls::SipNotes;
 use crate::store::directory::{Integration, Line};
 use crate::telephony::{CallId, Direction, EndReason};
+
+/// A provider's word for how a call to a person went, as SIP says it (RFC 3261 §21).
+fn status_of(outcome: CallOutcome) -> u16 {
+    match outcome {
+        CallOutcome::Running | CallOutcome::Answered | CallOutcome::Voicemail => 200,
+        CallOutcome::NoAnswer => 480,
+        CallOutcome::Busy => 486,
+        CallOutcome::Canceled => 487,
+        CallOutcome::Failed => 503,
+    }
+}
 
 /// What to do with a call that a provider offers.
 #[derive(Debug)]
@@ -144,15 +158,31 @@ impl Desk {
         Some((over.handover.filter(|_| told)?, over.agent.language.clone()))
     }
 
-    /// What is to be done with a caller whom the person did not answer.
-    pub fn after_transfer(&self, integration: &Integration, call: Option<CallId>, answered: bool) -> AfterCall {
-        let over = call.and_then(|call| self.inner.calls.over(call));
-        match over.filter(|over| over.integration == integration.id && !answered) {
-            Some(over) => AfterCall::Say {
-                text: Phrases::of(&over.agent.language).nobody_free.to_owned(),
-                language: over.agent.language.clone(),
-            },
-            None => AfterCall::HangUp,
+    /// What is to be done with a caller whose call to a person is over. What became of it is noted beside.
+    pub fn after_transfer(&self, integration: &Integration, call: Option<CallId>, outcome: CallOutcome) -> AfterCall {
+        let Some((call, over)) = call.and_then(|call| Some((call, self.inner.calls.over(call)?))) else {
+            return AfterCall::HangUp;
+        };
+        if over.integration != integration.id {
+            return AfterCall::HangUp;
         }
+        self.note_transfer(integration.company_id, call, outcome);
+        if outcome == CallOutcome::Answered {
+            return AfterCall::HangUp;
+        }
+        AfterCall::Say {
+            text: Phrases::of(&over.agent.language).nobody_free.to_owned(),
+            language: over.agent.language.clone(),
+        }
+    }
+
+    fn note_transfer(&self, company: Uuid, call: CallId, outcome: CallOutcome) {
+        let Some(store) = self.inner.store.clone() else { return };
+        let notes = SipNotes { transfer_status: Some(status_of(outcome)), ..SipNotes::default() };
+        self.inner.tasks.spawn(async move {
+            if let Err(error) = store.note_sip(company, call, &notes).await {
+                warn!(%call, %error, "what became of a transfer could not be noted");
+            }
+        });
     }
 }

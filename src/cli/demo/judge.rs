@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::conversation::spoken::english::below_hundred;
 use crate::conversation::transcript::Line;
 use crate::load::fixture::{Ender, Fixture, Kind};
 use crate::telephony::Party;
@@ -96,45 +97,12 @@ fn words(text: &str) -> Vec<String> {
     text.split(|c: char| c.is_whitespace() || matches!(c, '-' | '–' | '—' | '/'))
         .map(|word| word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>())
         .filter(|word| !word.is_empty())
-        .flat_map(|word| match word.parse::<u32>().ok().and_then(number) {
+        .flat_map(|word| match word.parse::<u32>().ok().and_then(below_hundred) {
             Some(number) => number.split(' ').map(String::from).collect(),
             None if word == "ok" => vec!["okay".to_string()],
             None => vec![word],
         })
         .collect()
-}
-
-const SMALL: [&str; 20] = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-];
-const TENS: [&str; 10] = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
-
-fn number(number: u32) -> Option<String> {
-    let (tens, ones) = (TENS.get(number as usize / 10)?, number as usize % 10);
-    Some(match (number, ones) {
-        (0..20, _) => SMALL[number as usize].into(),
-        (_, 0) => tens.to_string(),
-        _ => format!("{tens} {}", SMALL[ones]),
-    })
 }
 
 /// Every value noted under that name.
@@ -163,7 +131,7 @@ fn means(word: &str, value: &Value) -> bool {
     };
     // Half of the times that people say do not tell morning from evening.
     let hours = [Some(hour % 12), Some(hour), (hour % 12 == 0).then_some(12)];
-    let spoken = hours.into_iter().flatten().filter_map(number).any(|hour| {
+    let spoken = hours.into_iter().flatten().filter_map(below_hundred).any(|hour| {
         let hour: Vec<&str> = hour.split(' ').collect();
         wanted.windows(hour.len()).any(|window| window == hour)
     });

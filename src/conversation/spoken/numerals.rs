@@ -2,6 +2,7 @@
 //! "nominative genitive dative accusative instrumental locative". Apostrophes are the plain ones that voices know.
 
 use super::Lang;
+use super::english::{TENS, UNITS};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Case {
@@ -72,33 +73,9 @@ pub(super) fn plain(lang: Lang, n: u64) -> String {
     cardinal(lang, n, Gender::M, Case::Nom)
 }
 
-const EN_UNITS: [&str; 20] = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-];
-const EN_TENS: [&str; 10] = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
-
 fn english(n: u64, out: &mut String) {
     if n == 0 {
-        return add(out, EN_UNITS[0]);
+        return add(out, UNITS[0]);
     }
     for (scale, name) in [(1_000_000_000, "billion"), (1_000_000, "million"), (1000, "thousand"), (1, "")] {
         let part = (n / scale % 1000) as usize;
@@ -106,17 +83,17 @@ fn english(n: u64, out: &mut String) {
             continue;
         }
         if part >= 100 {
-            add(out, EN_UNITS[part / 100]);
+            add(out, UNITS[part / 100]);
             add(out, "hundred");
         }
         match part % 100 {
             0 => {}
-            small @ 1..20 => add(out, EN_UNITS[small]),
+            small @ 1..20 => add(out, UNITS[small]),
             rest => {
-                add(out, EN_TENS[rest / 10]);
+                add(out, TENS[rest / 10]);
                 if rest % 10 > 0 {
                     out.push('-');
-                    out.push_str(EN_UNITS[rest % 10]);
+                    out.push_str(UNITS[rest % 10]);
                 }
             }
         }
