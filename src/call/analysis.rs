@@ -17,8 +17,8 @@ use crate::call::registry::Calls;
 use crate::clock;
 use crate::providers::provider::CallOutcome;
 use crate::speech::llm::{ChatRequest, LanguageModel, LlmError, LlmEvent};
-use crate::store::calls::CallRecord;
-use crate::store::outcomes::{DueAnalysis, Next};
+use crate::store::calls::{CallRecord, CallSummary};
+use crate::store::outcomes::{DueAnalysis, Made, Next, about};
 use crate::store::{Store, StoreError};
 use crate::telephony::CallId;
 
@@ -26,7 +26,7 @@ use crate::telephony::CallId;
 const POLL: Duration = Duration::from_millis(500);
 /// Calls that are worked off in one transaction. Calls that talk write their records through the same disk and wait
 /// meanwhile, so it is short.
-const BATCH: usize = 32;
+const BATCH: usize = 8;
 /// Analyses at once: they share the model with calls that are talking.
 const AT_ONCE: usize = 4;
 /// A whole answer of the model.
@@ -145,7 +145,7 @@ impl Analyst {
         let settled = self.store.settle_analyses(&steps).await?;
         for (((_, next), case), _) in steps.into_iter().zip(cases).zip(settled).filter(|(_, settled)| *settled) {
             match (next, case) {
-                (Next::Made(Some(analysis)), _) => count(&analysis),
+                (Next::Made(Some(made)), _) => count(&made.analysis),
                 (_, Some(case)) => {
                     let analyst = self.clone();
                     work.spawn(async move { analyst.make(*case).await });
@@ -159,10 +159,9 @@ impl Analyst {
     async fn weigh(&self, due: &DueAnalysis) -> Result<Weighed, StoreError> {
         let (company, none) = (due.company_id, Weighed::Settled(Next::Made(None)));
         let Some(record) = self.store.call(company, due.call_id.into()).await? else { return Ok(none) };
-        let summary = self.store.call_summary(company, record.id).await?;
-        let outcome = summary.map_or(record.outcome(), |summary| summary.outcome);
+        let Some(summary) = self.store.call_summary(company, record.id).await? else { return Ok(none) };
         // A call that somebody of the company took at their own telephone.
-        let elsewhere = record.legs.is_empty() && outcome == CallOutcome::Answered;
+        let elsewhere = record.legs.is_empty() && summary.outcome == CallOutcome::Answered;
         let Some(agent_id) = record.agent_id.filter(|_| !elsewhere) else { return Ok(none) };
         let profile = self.profile(company, agent_id).await?;
         if profile.analysis == Some(false) {
@@ -180,7 +179,7 @@ impl Analyst {
                 None => true,
             };
         }
-        let case = Box::new(Case { record, profile, outcome, transferred });
+        let case = Box::new(Case { record, summary, profile, transferred });
         let fresh = age.is_none_or(|age| age < FRESH);
         let by_model = case.story().has_words()
             && fresh
@@ -189,7 +188,8 @@ impl Analyst {
         if by_model {
             return Ok(Weighed::ForModel(case));
         }
-        Ok(Weighed::Settled(Next::Made(Some(outcome::by_rule(&case.story())))))
+        let made = Made { analysis: outcome::by_rule(&case.story()), about: about(&case.record, &case.summary) };
+        Ok(Weighed::Settled(Next::Made(Some(made))))
     }
 
     /// By the agent's model, or by rule where it cannot. What the store does not take is made again when the lease is
@@ -228,8 +228,8 @@ enum Weighed {
 /// A call that is over, with what its analysis is made of.
 struct Case {
     record: CallRecord,
+    summary: CallSummary,
     profile: AgentProfile,
-    outcome: CallOutcome,
     transferred: bool,
 }
 
@@ -244,7 +244,7 @@ impl Case {
             direction: record.direction,
             purpose: record.purpose.as_deref(),
             answered: !record.legs.is_empty(),
-            machine: self.outcome == CallOutcome::Voicemail,
+            machine: self.summary.outcome == CallOutcome::Voicemail,
             talk_s: talk.unwrap_or(0).unsigned_abs(),
             end: record.end,
             lines: &record.transcript.lines,

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
+use futures::future::try_join_all;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::{SignedDuration, Timestamp};
 use metrics::{counter, histogram};
@@ -181,8 +182,10 @@ impl Deliveries {
             if free == 0 {
                 continue;
             }
-            for due in self.store.due_deliveries(endpoint, free).await? {
-                let Some(parcel) = self.store.claim_delivery(&due, self.settings.lease).await? else { continue };
+            let due = self.store.due_deliveries(endpoint, free).await?;
+            // At the same time, so that they share a transaction.
+            let claimed = try_join_all(due.iter().map(|due| self.store.claim_delivery(due, self.settings.lease)));
+            for parcel in claimed.await?.into_iter().flatten() {
                 let (store, settings, courier) = (self.store.clone(), self.settings.clone(), self.courier.clone());
                 flights.start(company, endpoint, async move { deliver(&store, &settings, &courier, parcel).await });
             }

@@ -11,7 +11,7 @@ use sqlx::FromRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::store::db::{At, Json, Page, Part, Tx, args, labelled};
+use crate::store::db::{At, Db, Json, Page, Part, Tx, args, labelled};
 use crate::store::endpoints::{SecretRow, open_secrets};
 use crate::store::outcomes::millis;
 use crate::store::{Store, StoreError};
@@ -154,6 +154,15 @@ struct ParcelRow {
     old_until: Option<i64>,
 }
 
+/// Endpoints of a company that are switched on, and what they want to know.
+pub(super) type Listeners = Vec<(Uuid, Json<Vec<EventKind>>)>;
+
+const LISTENERS: &str = "SELECT id, events FROM webhook_endpoint WHERE company_id = $1 AND enabled = 1 ORDER BY id";
+
+pub(super) async fn listeners(db: &Db, company: Uuid) -> Result<Listeners, StoreError> {
+    db.all(LISTENERS, args![company]).await
+}
+
 /// Writes an event for every endpoint of the company that wants to know, in the transaction of what it tells of. Gives how
 /// many there are; where there is none, nothing is written.
 pub(super) async fn emit(
@@ -163,14 +172,20 @@ pub(super) async fn emit(
     subject: Uuid,
     data: Value,
 ) -> Result<usize, StoreError> {
-    let endpoints: Vec<(Uuid, Json<Vec<EventKind>>)> = tx
-        .all(
-            "SELECT id, events FROM webhook_endpoint WHERE company_id = $1 AND enabled = 1 ORDER BY id",
-            args![company],
-        )
-        .await?;
-    let wanted: Vec<Uuid> =
-        endpoints.into_iter().filter(|(_, events)| events.contains(&kind)).map(|(id, _)| id).collect();
+    let listeners: Listeners = tx.all(LISTENERS, args![company]).await?;
+    emit_to(tx, &listeners, company, kind, subject, data).await
+}
+
+/// The same, to endpoints that were looked up before.
+pub(super) async fn emit_to(
+    tx: &mut Tx,
+    listeners: &Listeners,
+    company: Uuid,
+    kind: EventKind,
+    subject: Uuid,
+    data: Value,
+) -> Result<usize, StoreError> {
+    let wanted: Vec<Uuid> = listeners.iter().filter(|(_, events)| events.contains(&kind)).map(|(id, _)| *id).collect();
     if wanted.is_empty() {
         return Ok(0);
     }
@@ -279,30 +294,29 @@ impl Store {
             Next::Again(wait) => (DeliveryState::Waiting, now.as_millisecond() + millis(wait)),
             Next::Dead | Next::Gone => (DeliveryState::Dead, now.as_millisecond()),
         };
+        let sql = "UPDATE webhook_delivery SET state = $2, next_at = $3, status = $4, answer = $5, error = $6, updated_at = $7
+             WHERE id = $1 AND state = 'waiting'";
+        let values = args![
+            parcel.delivery,
+            state,
+            next_at,
+            took.status.map(i64::from),
+            took.answer.as_deref(),
+            took.error.as_deref(),
+            now
+        ];
+        if next != Next::Gone {
+            return self.db.execute(sql, values).await.map(|_| ());
+        }
         let mut tx = self.db.write().await?;
+        tx.execute(sql, values).await?;
         tx.execute(
-            "UPDATE webhook_delivery SET state = $2, next_at = $3, status = $4, answer = $5, error = $6, updated_at = $7
-             WHERE id = $1 AND state = 'waiting'",
-            args![
-                parcel.delivery,
-                state,
-                next_at,
-                took.status.map(i64::from),
-                took.answer.as_deref(),
-                took.error.as_deref(),
-                now
-            ],
+            "UPDATE webhook_endpoint SET enabled = 0, disabled_reason = 'it answered 410 Gone', updated_at = $2
+             WHERE id = $1",
+            args![parcel.endpoint, now],
         )
         .await?;
-        if next == Next::Gone {
-            tx.execute(
-                "UPDATE webhook_endpoint SET enabled = 0, disabled_reason = 'it answered 410 Gone', updated_at = $2
-                 WHERE id = $1",
-                args![parcel.endpoint, now],
-            )
-            .await?;
-            give_up_waiting(&mut tx, parcel.endpoint).await?;
-        }
+        give_up_waiting(&mut tx, parcel.endpoint).await?;
         tx.commit().await
     }
 

@@ -1,6 +1,8 @@
 //! What comes after a call: the outbox of its end, and its analysis. A trigger writes the row in the transaction that
 //! ends a call, so that no way of ending one can forget it; whoever works it off does so from here, at least once.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,7 +12,7 @@ use uuid::Uuid;
 use crate::agent::outcome::Analysis;
 use crate::store::calls::{CallRecord, CallSummary};
 use crate::store::db::{At, Json, args, json as column};
-use crate::store::outbox::{EventKind, emit};
+use crate::store::outbox::{EventKind, Listeners, emit, emit_to, listeners};
 use crate::store::{Store, StoreError};
 use crate::telephony::CallId;
 
@@ -24,11 +26,18 @@ pub struct DueAnalysis {
     next_at: i64,
 }
 
+/// An analysis, with what its company is told of the call beside it ([`about`]).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Made {
+    pub analysis: Analysis,
+    pub about: Value,
+}
+
 /// What becomes of an analysis that is due.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
     /// It is made; `None`: the call gets none.
-    Made(Option<Analysis>),
+    Made(Option<Made>),
     /// Something that it needs is still to come: it is due again after this, and does not count as begun.
     Later(Duration),
     /// This process makes it, and has this long.
@@ -51,21 +60,24 @@ impl Store {
     /// Puts the ends of calls into the outbox, each once, however many ask; all in one transaction. Gives how many
     /// deliveries that makes.
     pub async fn tell_calls_over(&self, calls: &[(Uuid, CallId)]) -> Result<usize, StoreError> {
+        let companies = self.listeners(calls.iter().map(|(company, _)| *company)).await?;
         let mut told = Vec::with_capacity(calls.len());
         for (company, call) in calls {
-            told.push((*company, *call, self.told_data(*company, *call).await?));
+            let listeners = &companies[company];
+            let about = if listeners.is_empty() { None } else { self.about_call(*company, *call).await? };
+            told.push((*company, *call, listeners, about));
         }
         let mut tx = self.db.write().await?;
         let mut deliveries = 0;
-        for (company, call, data) in told {
+        for (company, call, listeners, about) in told {
             let first = tx
                 .execute(
                     "UPDATE call_outcome SET told_at = $2 WHERE call_id = $1 AND told_at IS NULL",
                     args![call.uuid(), At::now()],
                 )
                 .await?;
-            if let (Some(data), true) = (data, first > 0) {
-                deliveries += emit(&mut tx, company, EventKind::CallEnded, call.uuid(), data).await?;
+            if let (Some(about), true) = (about, first > 0) {
+                deliveries += emit_to(&mut tx, listeners, company, EventKind::CallEnded, call.uuid(), about).await?;
             }
         }
         tx.commit().await?;
@@ -87,18 +99,12 @@ impl Store {
     /// Writes what becomes of analyses, all in one transaction. Says of each whether it was still due: somebody else may
     /// have taken it.
     pub async fn settle_analyses(&self, steps: &[(DueAnalysis, Next)]) -> Result<Vec<bool>, StoreError> {
-        let mut told = Vec::with_capacity(steps.len());
-        for (due, next) in steps {
-            told.push(match next {
-                Next::Made(Some(analysis)) => self.analysed_data(due.company_id, due.call_id.into(), analysis).await?,
-                _ => None,
-            });
-        }
+        let companies = self.listeners(steps.iter().map(|(due, _)| due.company_id)).await?;
         let (mut tx, now) = (self.db.write().await?, At::now());
         let mut settled = Vec::with_capacity(steps.len());
-        for ((due, next), data) in steps.iter().zip(told) {
-            let (analysis, next_at, begun) = match next {
-                Next::Made(analysis) => (analysis.as_ref(), None, 0),
+        for (due, next) in steps {
+            let (made, next_at, begun) = match next {
+                Next::Made(made) => (made.as_ref(), None, 0),
                 Next::Later(wait) => (None, Some(now.as_millisecond() + millis(*wait)), 0),
                 Next::Taken(lease) => (None, Some(now.as_millisecond() + millis(*lease)), 1),
             };
@@ -111,13 +117,14 @@ impl Store {
                         due.next_at,
                         next_at,
                         begun,
-                        analysis.map(column),
+                        made.map(|made| column(&made.analysis)),
                         next_at.is_none().then_some(now)
                     ],
                 )
                 .await?;
-            if let (Some(data), true) = (data, changed > 0) {
-                emit(&mut tx, due.company_id, EventKind::CallAnalysed, due.call_id, data).await?;
+            if let (Some(made), true) = (made, changed > 0) {
+                let (kind, told) = (EventKind::CallAnalysed, analysed(made.about.clone(), &made.analysis));
+                emit_to(&mut tx, &companies[&due.company_id], due.company_id, kind, due.call_id, told).await?;
             }
             settled.push(changed > 0);
         }
@@ -127,7 +134,7 @@ impl Store {
 
     /// Writes an analysis that was taken into the record and the outbox, once.
     pub async fn put_analysis(&self, company: Uuid, call: CallId, analysis: &Analysis) -> Result<(), StoreError> {
-        let data = self.analysed_data(company, call, analysis).await?;
+        let about = self.about_call(company, call).await?;
         let mut tx = self.db.write().await?;
         let put = tx
             .execute(
@@ -136,8 +143,8 @@ impl Store {
                 args![call.uuid(), column(analysis), At::now()],
             )
             .await?;
-        if let (Some(data), true) = (data, put > 0) {
-            emit(&mut tx, company, EventKind::CallAnalysed, call.uuid(), data).await?;
+        if let (Some(about), true) = (about, put > 0) {
+            emit(&mut tx, company, EventKind::CallAnalysed, call.uuid(), analysed(about, analysis)).await?;
         }
         tx.commit().await
     }
@@ -154,36 +161,31 @@ impl Store {
         Ok(row.and_then(|(analysis,)| analysis).map(|analysis| analysis.0))
     }
 
-    /// What is told of a call. `None`: nobody of this company listens.
-    async fn told_data(&self, company: Uuid, call: CallId) -> Result<Option<Value>, StoreError> {
-        let listener: Option<(Uuid,)> = self
-            .db
-            .first("SELECT id FROM webhook_endpoint WHERE company_id = $1 AND enabled = 1 LIMIT 1", args![company])
-            .await?;
-        if listener.is_none() {
-            return Ok(None);
-        }
+    async fn about_call(&self, company: Uuid, call: CallId) -> Result<Option<Value>, StoreError> {
         let record = self.call(company, call).await?;
         let summary = self.call_summary(company, call).await?;
-        Ok(record.zip(summary).map(|(record, summary)| data(&record, &summary)))
+        Ok(record.zip(summary).map(|(record, summary)| about(&record, &summary)))
     }
 
-    async fn analysed_data(
-        &self,
-        company: Uuid,
-        call: CallId,
-        analysis: &Analysis,
-    ) -> Result<Option<Value>, StoreError> {
-        let data = self.told_data(company, call).await?;
-        Ok(data.map(|mut data| {
-            data["analysis"] = json!(analysis);
-            data
-        }))
+    /// Who listens, of each of these companies.
+    async fn listeners(&self, companies: impl Iterator<Item = Uuid>) -> Result<HashMap<Uuid, Listeners>, StoreError> {
+        let mut found = HashMap::new();
+        for company in companies {
+            if let Entry::Vacant(place) = found.entry(company) {
+                place.insert(listeners(&self.db, company).await?);
+            }
+        }
+        Ok(found)
     }
 }
 
+fn analysed(mut about: Value, analysis: &Analysis) -> Value {
+    about["analysis"] = json!(analysis);
+    about
+}
+
 /// What a company is told of a call. Its transcript and recording are asked for by its id.
-fn data(record: &CallRecord, summary: &CallSummary) -> Value {
+pub fn about(record: &CallRecord, summary: &CallSummary) -> Value {
     let talk_s = record.answered.zip(record.ended).map(|(from, to)| to.duration_since(from).as_secs().max(0));
     json!({
         "company": { "id": record.company_id, "name": record.company },
