@@ -29,7 +29,7 @@ use offhook::providers::credentials::{Credentials, CredentialsFault};
 use offhook::providers::provider::Provider;
 use offhook::providers::rest::ProviderError;
 use offhook::store::Store;
-use offhook::store::calls::{CallRecord, Interruptions};
+use offhook::store::calls::CallRecord;
 use offhook::store::companies::CompanySettings;
 use offhook::store::directory::Integration;
 use offhook::store::integrations::NewIntegration;
@@ -331,24 +331,10 @@ fn record(company: Uuid, name: &str, integration: Uuid, agent: Uuid) -> CallReco
     let id = CallId::new();
     CallRecord {
         id,
-        direction: Direction::Inbound,
         company: name.into(),
-        company_id: company,
-        integration_id: integration,
-        provider: "twilio".into(),
         provider_call: format!("CA{}", id.uuid().simple()),
-        line: "+15550001111".into(),
-        from: PhoneNumber::new("+15550002222"),
-        to: PhoneNumber::new("+15550001111"),
-        agent: "Front desk".into(),
-        agent_id: Some(agent),
-        agent_version: Some(1),
-        purpose: None,
-        started: Timestamp::now(),
-        answered: Some(Timestamp::now()),
         ended: Some(Timestamp::now()),
         end: Some(CallEnd::new(Party::Caller, EndReason::HungUp)),
-        legs: Vec::new(),
         transcript: Transcript {
             lines: vec![Line {
                 who: Party::Agent,
@@ -360,11 +346,8 @@ fn record(company: Uuid, name: &str, integration: Uuid, agent: Uuid) -> CallReco
             }],
             tools: Vec::new(),
         },
-        remembered: BTreeMap::new(),
-        handover: None,
-        interruptions: Interruptions::default(),
-        faults: Vec::new(),
         recorded: true,
+        ..stores::record(company, integration, agent)
     }
 }
 
