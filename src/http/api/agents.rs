@@ -15,12 +15,12 @@ use super::answer::created;
 use super::input::{self, Body, Id, Paged, Params, Whose, name_faults, sound};
 use super::problem::{ApiError, Kind, Problem, missing, unless_duplicate};
 use crate::agent::profile::AgentProfile;
-use crate::agent::tools::is_builtin;
 use crate::agent::workflow::Workflow;
 use crate::http::auth::Caller;
 use crate::providers;
 use crate::providers::provider::Capabilities;
 use crate::store::agents::{AgentInfo, AgentRemoval, AgentVersion};
+use crate::store::belongings::Belongings;
 use crate::store::owners::Owned;
 use crate::store::setup::profile_faults;
 use crate::store::tools::ToolDefinition;
@@ -59,7 +59,7 @@ async fn list(
 }
 
 /// What types do not say of a profile, by field.
-fn faults(profile: &AgentProfile, made: &[(String, String)]) -> Vec<(String, String)> {
+fn faults(profile: &AgentProfile, there: &Belongings) -> Vec<(String, String)> {
     let mut faults: Vec<_> = name_faults("name", &profile.name).into_iter().collect();
     faults.extend(profile_faults(profile));
     if profile.prompt.len() > MAX_PROMPT {
@@ -68,17 +68,8 @@ fn faults(profile: &AgentProfile, made: &[(String, String)]) -> Vec<(String, Str
     if profile.greeting.len() > MAX_GREETING {
         faults.push(("greeting".into(), format!("is longer than {MAX_GREETING} bytes")));
     }
-    for (index, tool) in profile.tools.iter().enumerate() {
-        // A server's tools are known when it answers; here, the server is.
-        let is_made = match tool.split_once('.') {
-            Some((server, _)) => made.iter().any(|(name, kind)| name == server && kind == "mcp"),
-            None => made.iter().any(|(name, kind)| name == tool && kind == "http"),
-        };
-        if !is_made && !is_builtin(tool) {
-            let problem = "is no tool; GET /api/v1/agents/{id}/tools lists them".to_owned();
-            faults.push((format!("tools[{index}]"), problem));
-        }
-    }
+    let missing = there.missing(profile);
+    faults.extend(missing.into_iter().map(|it| (format!("{}[{}]", it.field, it.index), it.problem)));
     if let Some(text) = &profile.workflow {
         faults.extend(workflow_faults(text));
     }
@@ -135,7 +126,7 @@ async fn create(
     let named = input::take_company(&mut body)?;
     let company = caller.company(&state, Role::Operator, named).await?;
     let profile: AgentProfile = input::read(Value::Object(body))?;
-    sound(faults(&profile, &state.store.tool_names(company).await?))?;
+    sound(faults(&profile, &state.store.belongings(company).await?))?;
     let id = state.store.add_agent(company, &profile).await.map_err(unless_duplicate("name"))?;
     state.note(&caller, company, "agent.added", id, json!({ "name": profile.name })).await;
     Ok(created(format!("/api/v1/agents/{id}"), agent(&state, company, id).await?))
@@ -172,7 +163,7 @@ async fn replace(
 ) -> Result<Json<AgentInfo>, ApiError> {
     let company = caller.owner(&state, Role::Operator, whose.company_id, Owned::Agent, id).await?;
     let old = agent(&state, company, id).await?;
-    sound(faults(&profile, &state.store.tool_names(company).await?))?;
+    sound(faults(&profile, &state.store.belongings(company).await?))?;
     let workflow = profile.workflow.or(old.profile.0.workflow);
     update(&state, &caller, company, id, AgentProfile { workflow, ..profile }).await.map(Json)
 }
