@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, TelemetryConfig};
+use crate::store::knowledge::extract::Reader;
 use crate::telemetry;
 
 pub mod apply;
@@ -19,6 +20,7 @@ pub mod mock;
 pub mod models;
 pub mod probes;
 pub mod providers;
+pub mod read_document;
 pub mod rehearsal;
 pub mod serve;
 pub mod user;
@@ -58,16 +60,31 @@ enum Command {
     User(user::Args),
     /// Replays recorded callers against a media endpoint and measures it.
     Load(load::Args),
+    /// Reads an uploaded file from standard input, for the server that started it.
+    #[command(hide = true)]
+    ReadDocument(read_document::Args),
 }
 
 impl Cli {
-    pub async fn run(self) -> anyhow::Result<ExitCode> {
+    /// Does what needs neither configuration nor runtime; `None`: there is more to do.
+    pub fn run_bare(&self) -> Option<ExitCode> {
+        match &self.command {
+            Command::ReadDocument(args) => Some(read_document::run(args)),
+            _ => None,
+        }
+    }
+
+    /// With the path of this very program, where it is known: it starts itself to read documents.
+    pub async fn run(self, program: Option<PathBuf>) -> anyhow::Result<ExitCode> {
         let config = Config::load(self.config.as_deref());
         // A fault in the configuration is one of the things that `check` reports.
         if let Command::Check(args) = self.command {
             return check::run(args, config, probes::engines).await;
         }
-        let config = config?;
+        let mut config = config?;
+        if let Some(program) = program {
+            config.knowledge.reader = Reader::starting(program);
+        }
         match self.command {
             Command::Serve(args) => {
                 logs(&config, &config.telemetry.log)?;
@@ -95,6 +112,7 @@ impl Cli {
             }
             Command::Load(args) => load::run(args).await,
             Command::Check(_) => unreachable!("returned above"),
+            Command::ReadDocument(args) => Ok(read_document::run(&args)),
         }
     }
 }

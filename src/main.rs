@@ -11,6 +11,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(code) = cli.run_bare() {
+        return code;
+    }
     // One provider of cryptography for every TLS client, chosen once. Fails only when a library chose one before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -20,7 +23,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(cli.run()) {
+    match runtime.block_on(cli.run(std::env::current_exe().ok())) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("offhook: {error:#}");

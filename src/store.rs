@@ -22,6 +22,7 @@ use crate::store::secrets::{Sealer, SecretsError};
 pub mod agents;
 mod apply;
 pub mod audit;
+pub mod belongings;
 pub mod calls;
 pub mod companies;
 mod contacts;

@@ -29,7 +29,7 @@ use offhook::providers::credentials::{Credentials, CredentialsFault};
 use offhook::providers::provider::Provider;
 use offhook::providers::rest::ProviderError;
 use offhook::store::Store;
-use offhook::store::calls::{CallRecord, Interruptions};
+use offhook::store::calls::CallRecord;
 use offhook::store::companies::CompanySettings;
 use offhook::store::directory::Integration;
 use offhook::store::integrations::NewIntegration;
@@ -331,24 +331,10 @@ fn record(company: Uuid, name: &str, integration: Uuid, agent: Uuid) -> CallReco
     let id = CallId::new();
     CallRecord {
         id,
-        direction: Direction::Inbound,
         company: name.into(),
-        company_id: company,
-        integration_id: integration,
-        provider: "twilio".into(),
         provider_call: format!("CA{}", id.uuid().simple()),
-        line: "+15550001111".into(),
-        from: PhoneNumber::new("+15550002222"),
-        to: PhoneNumber::new("+15550001111"),
-        agent: "Front desk".into(),
-        agent_id: Some(agent),
-        agent_version: Some(1),
-        purpose: None,
-        started: Timestamp::now(),
-        answered: Some(Timestamp::now()),
         ended: Some(Timestamp::now()),
         end: Some(CallEnd::new(Party::Caller, EndReason::HungUp)),
-        legs: Vec::new(),
         transcript: Transcript {
             lines: vec![Line {
                 who: Party::Agent,
@@ -360,11 +346,8 @@ fn record(company: Uuid, name: &str, integration: Uuid, agent: Uuid) -> CallReco
             }],
             tools: Vec::new(),
         },
-        remembered: BTreeMap::new(),
-        handover: None,
-        interruptions: Interruptions::default(),
-        faults: Vec::new(),
         recorded: true,
+        ..stores::record(company, integration, agent)
     }
 }
 
@@ -1160,9 +1143,24 @@ async fn a_tool_is_made_tried_used_by_an_agent_and_removed(base: Base) {
     assert_eq!(named("free_rooms").unwrap()["enabled"], true);
     assert_eq!(named("find_booking").unwrap()["enabled"], false);
     assert_eq!(named("crm.*").unwrap()["enabled"], true);
-    let (status, refused) =
-        server.post("/api/v1/agents", key, json!({ "name": "B", "tools": ["fly", "free_rooms.x"] })).await;
-    assert_eq!((status, refused["errors"].as_array().unwrap().len()), (422, 2), "{refused}");
+
+    // What it names must be there; what there is, is told.
+    let lost = json!({ "name": "B", "tools": ["fly", "crm.*", "free_rooms.x"], "knowledge": ["Hotel", "Menu"] });
+    let at = format!("/api/v1/agents/{}", agent["id"].as_str().unwrap());
+    for (method, path) in [(Method::POST, "/api/v1/agents"), (Method::PUT, &at)] {
+        let (status, refused) = server.ask(method, path, key, Some(lost.clone())).await;
+        let fields: Vec<_> = refused["errors"].as_array().unwrap().iter().map(|fault| fault["field"].clone()).collect();
+        assert_eq!(
+            (status, fields),
+            (422, vec![json!("tools[0]"), json!("tools[2]"), json!("knowledge[1]")]),
+            "{refused}"
+        );
+        let told = |index: usize| refused["errors"][index]["problem"].as_str().unwrap().to_owned();
+        assert!(told(0).ends_with(r#"which has "crm.*", "find_booking", "free_rooms""#), "{refused}");
+        assert!(told(2).ends_with(r#"no knowledge base "Menu" of the company, which has "Hotel""#), "{refused}");
+    }
+    let found = json!({ "name": "B", "knowledge": ["Hotel"] });
+    assert_eq!(server.ask(Method::PUT, &at, key, Some(found)).await.0, 200);
 
     // What is wrong is told by field.
     for (body, field) in [

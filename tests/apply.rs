@@ -531,6 +531,11 @@ async fn tools_and_servers_are_made_checked_sealed_and_pruned(base: Base) {
         company = "Acme"
         name = "Third"
         tools = ["fly", "free_rooms", "crm.find"]
+        knowledge = ["Nowhere", "Rules"]
+        [[knowledge]]
+        company = "Acme"
+        name = "Rules"
+        files = []
         "#
     );
     let told = place.refuse(&wrong).await;
@@ -539,7 +544,8 @@ async fn tools_and_servers_are_made_checked_sealed_and_pruned(base: Base) {
         "[[tool]] 1 \"free rooms\": url: {day} is no argument",
         "[[tool]] 2 \"b\": missing field `description`",
         "unknown field `colour`",
-        "[[agent]] 2 \"Third\": tools: no [[tool]] and no [[mcp]] \"fly\"",
+        "[[agent]] 2 \"Third\": tools: no tool \"fly\"",
+        "[[agent]] 2 \"Third\": knowledge: no knowledge base \"Nowhere\" of the company, which has \"Rules\"",
     ] {
         assert!(told.contains(line), "{line}\n{told}");
     }

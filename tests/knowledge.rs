@@ -12,11 +12,14 @@ use offhook::mock::openai::{MockConfig, MockOpenAi};
 use offhook::store::Store;
 use offhook::store::companies::CompanySettings;
 use offhook::store::knowledge::embeddings::KnowledgeConfig;
+use offhook::store::knowledge::extract::Reader;
 use offhook::store::knowledge::{Added, DocumentInfo, DocumentState, KnowledgeBases, Means, NewBase};
 use stores::Base;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
+#[path = "knowledge/documents.rs"]
+mod documents;
 #[path = "common/stores.rs"]
 mod stores;
 
@@ -30,6 +33,7 @@ on_every_store! {
     vectors_find_what_words_do_not_and_are_made_anew_on_request
     without_the_endpoint_full_text_answers_and_the_document_says_so
     questions_of_any_letters_harm_nothing
+    a_reader_that_fails_costs_one_upload_and_nothing_else
 }
 
 const ENGLISH: &str = "# Rooms\n\nA double room costs 120 euros a night, breakfast included.\n\n## Pets\n\n\
@@ -275,6 +279,30 @@ async fn questions_of_any_letters_harm_nothing(base: Base) {
         let _ = place.ask(question).await;
     }
     assert_eq!(place.first("garage").await.1, "Parking");
+}
+
+async fn a_reader_that_fails_costs_one_upload_and_nothing_else(base: Base) {
+    let place = Place::open(&base).await;
+    let page = Bytes::from("<h1>Sauna</h1><p>The sauna is heated from four to ten.");
+    let upload = async |reader: Reader| {
+        let bases = place.bases.clone().reading_with(reader);
+        bases.add(place.company, place.base, "sauna.html", page.clone()).await.unwrap()
+    };
+    // A shell finds no script of that name and ends; `true` ends as if all were well.
+    for (program, reason) in [
+        ("/bin/sh", "the file could not be read"),
+        ("/usr/bin/true", "the file could not be read"),
+        ("/nowhere/offhook", "files of this kind cannot be read here"),
+    ] {
+        let Added::Refused(told) = upload(Reader::starting(program.into())).await else { panic!("{program}") };
+        assert!(told.starts_with(reason), "{program}: {told}");
+        place.put("hotel.md", &format!("{ENGLISH}\n{program}\n")).await;
+        assert_eq!(place.first("garage").await.1, "Parking", "{program}");
+        assert_eq!(place.ask("sauna").await, [], "{program}: nothing of it was stored");
+    }
+    let Added::Taken(document) = upload(documents::reader()).await else { panic!("not taken") };
+    place.bases.index(document.id).await.unwrap();
+    assert_eq!(place.first("sauna").await, ("sauna.html".into(), "Sauna".into()));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What comes after a call, on every database: its analysis, and what its company is told of it, by real HTTP to a server
 //! of the company's.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,6 @@ use offhook::agent::outcome;
 use offhook::agent::prompt::CallFacts;
 use offhook::call::deliveries::{Deliveries, DeliverySettings};
 use offhook::call::registry::Refused;
-use offhook::conversation::transcript::Transcript;
 use offhook::load::fixture::Ender;
 use offhook::mock::twilio::MockTwilioConfig;
 use offhook::providers;
@@ -27,7 +26,7 @@ use offhook::providers::credentials::Credentials;
 use offhook::providers::provider::CallOutcome;
 use offhook::speech::llm::{ChatRequest, Finish, LanguageModel, LlmEvent, ReplyStream};
 use offhook::speech::scripted::{Answer, ScriptedModel};
-use offhook::store::calls::{CallRecord, Interruptions, ProviderNews};
+use offhook::store::calls::{CallRecord, ProviderNews};
 use offhook::store::companies::CompanySettings;
 use offhook::store::endpoints::NewEndpoint;
 use offhook::store::integrations::NewIntegration;
@@ -238,33 +237,7 @@ fn now() -> Timestamp {
 }
 
 fn record(place: &Place) -> CallRecord {
-    CallRecord {
-        id: CallId::new(),
-        direction: Direction::Inbound,
-        company: "Acme".into(),
-        company_id: place.company,
-        integration_id: place.integration,
-        provider: "twilio".into(),
-        provider_call: String::new(),
-        line: "+15550001111".into(),
-        from: PhoneNumber::new("+15550002222"),
-        to: PhoneNumber::new("+15550001111"),
-        agent: "Front desk".into(),
-        agent_id: Some(place.agent),
-        agent_version: Some(1),
-        purpose: None,
-        started: now(),
-        answered: Some(now()),
-        ended: None,
-        end: None,
-        legs: Vec::new(),
-        transcript: Transcript::default(),
-        remembered: BTreeMap::new(),
-        handover: None,
-        interruptions: Interruptions::default(),
-        faults: Vec::new(),
-        recorded: false,
-    }
+    stores::record(place.company, place.integration, place.agent)
 }
 
 /// A call that is over, told.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use offhook::agent::profile::AgentProfile;
 use offhook::cli::{key, user};
-use offhook::conversation::transcript::{Line, ToolUse, Transcript};
+use offhook::conversation::transcript::{Line, ToolUse};
 use offhook::providers;
 use offhook::providers::credentials::Credentials;
 use offhook::providers::provider::{CallOutcome, WebhookSetting};
@@ -23,7 +23,7 @@ use offhook::store::messages::NewMessage;
 use offhook::store::nodes::{CRASHED, Node};
 use offhook::store::users::Role;
 use offhook::store::{At, Json, Part, Store};
-use offhook::telephony::{CallEnd, CallId, Direction, EndReason, Party, PhoneNumber};
+use offhook::telephony::{CallEnd, Direction, EndReason, Party, PhoneNumber};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use stores::Base;
@@ -97,24 +97,7 @@ fn now() -> Timestamp {
 
 fn record(place: &Place, provider_call: &str) -> CallRecord {
     CallRecord {
-        id: CallId::new(),
-        direction: Direction::Inbound,
-        company: "Acme".into(),
-        company_id: place.company,
-        integration_id: place.integration,
-        provider: "twilio".into(),
         provider_call: provider_call.into(),
-        line: "+15550001111".into(),
-        from: PhoneNumber::new("+15550002222"),
-        to: PhoneNumber::new("+15550001111"),
-        agent: "Front desk".into(),
-        agent_id: Some(place.agent),
-        agent_version: Some(1),
-        purpose: None,
-        started: now(),
-        answered: Some(now()),
-        ended: None,
-        end: None,
         legs: vec![LegRecord {
             party: Party::Caller,
             transport: "twilio".into(),
@@ -122,12 +105,7 @@ fn record(place: &Place, provider_call: &str) -> CallRecord {
             started: now(),
             ended: None,
         }],
-        transcript: Transcript::default(),
-        remembered: BTreeMap::new(),
-        handover: None,
-        interruptions: Interruptions::default(),
-        faults: Vec::new(),
-        recorded: false,
+        ..stores::record(place.company, place.integration, place.agent)
     }
 }
 

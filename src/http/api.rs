@@ -37,6 +37,7 @@ use crate::telephony::CallId;
 
 mod accounts;
 mod agents;
+mod answer;
 mod audit;
 mod calls;
 mod companies;

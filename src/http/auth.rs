@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
 use crate::http::api::ApiState;
-use crate::http::api::problem::{ApiError, Kind};
+use crate::http::api::problem::{ApiError, Kind, missing};
 use crate::http::config::ServerUrls;
 use crate::store::owners::Owned;
 use crate::store::users::Role;
@@ -80,11 +80,11 @@ impl Caller {
         match (self.company, named) {
             (Some(own), None) => Ok(own),
             (Some(own), Some(named)) if own == named => Ok(own),
-            (Some(_), Some(_)) => Err(ApiError::new(Kind::NotFound)),
+            (Some(_), Some(_)) => Err(missing()),
             (None, None) => Err(ApiError::field("company_id", "is missing: the administrator says which company")),
             (None, Some(named)) => match state.store.company(named).await? {
                 Some(company) => Ok(company.id),
-                None => Err(ApiError::new(Kind::NotFound)),
+                None => Err(missing()),
             },
         }
     }
@@ -102,7 +102,7 @@ impl Caller {
         if self.company.is_some() || named.is_some() {
             return self.company(state, role, named).await;
         }
-        state.store.owner(what, id).await?.ok_or_else(|| ApiError::new(Kind::NotFound))
+        state.store.owner(what, id).await?.ok_or_else(missing)
     }
 }
 

@@ -1,17 +1,17 @@
 //! Makes the store say what a set-up file says: creates and updates what the file names, leaves the rest, or removes
 //! it on request. All in one transaction: a running server sees the whole change or nothing of it.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
 use crate::agent::profile::AgentProfile;
-use crate::agent::tools::is_builtin;
 use crate::clock;
 use crate::providers::credentials::Credentials;
 use crate::store::agents::put_agent;
+use crate::store::belongings::Belongings;
 use crate::store::companies::CompanySettings;
 use crate::store::db::{Tx, args, json};
 use crate::store::endpoints::{NewEndpoint, put_endpoint};
@@ -197,7 +197,8 @@ struct References {
     companies: BTreeSet<String>,
     integrations: BTreeSet<(String, String)>,
     agents: BTreeSet<(String, String)>,
-    tools: BTreeSet<(String, String)>,
+    /// By company.
+    belongings: BTreeMap<String, Belongings>,
 }
 
 impl References {
@@ -210,9 +211,7 @@ impl References {
         );
         let mut agents = setup.named.agents.clone();
         agents.extend(rows.agents.iter().map(|row| (rows.company_name(row.company_id).to_owned(), row.name.clone())));
-        let mut tools = setup.named.tools.clone();
-        tools.extend(rows.tools.iter().map(|row| (rows.company_name(row.company_id).to_owned(), row.name.clone())));
-        Self { companies, integrations, agents, tools }
+        Self { companies, integrations, agents, belongings: belongings(setup, rows) }
     }
 
     fn faults(&self, setup: &Setup) -> Vec<Fault> {
@@ -231,14 +230,9 @@ impl References {
             }
         }
         for agent in &setup.agents {
-            for tool in agent.profile.tools.iter().filter(|tool| !is_builtin(tool)) {
-                // A server's tools are known when it answers; here, the server is.
-                let name = tool.split_once('.').map_or(tool.as_str(), |(server, _)| server);
-                if !self.tools.contains(&(agent.company.clone(), name.to_owned())) {
-                    let problem = format!("no [[tool]] and no [[mcp]] {name:?} of company {:?}", agent.company);
-                    faults.push(agent.place.fault("tools", problem));
-                }
-            }
+            let none = Belongings::default();
+            let missing = self.belongings.get(&agent.company).unwrap_or(&none).missing(&agent.profile);
+            faults.extend(missing.into_iter().map(|it| agent.place.fault(it.field, it.problem)));
         }
         let mut lines = HashSet::new();
         for line in &setup.lines {
@@ -279,6 +273,28 @@ impl References {
             _ => Err(("company", format!("several companies have an integration {name:?}; say which one's it is"))),
         }
     }
+}
+
+/// What each company will have that agents name: of the file, of its faulty tables too, and of the store.
+fn belongings(setup: &Setup, rows: &Rows) -> BTreeMap<String, Belongings> {
+    let mut all = BTreeMap::<String, Belongings>::new();
+    for (company, name) in &setup.named.tools {
+        all.entry(company.clone()).or_default().add_tool(name, None);
+    }
+    for (company, name) in &setup.named.knowledge {
+        all.entry(company.clone()).or_default().add_knowledge(name);
+    }
+    for row in &rows.tools {
+        all.entry(rows.company_name(row.company_id).to_owned()).or_default().add_tool(&row.name, Some(&row.kind));
+    }
+    for row in &rows.knowledge {
+        all.entry(rows.company_name(row.company_id).to_owned()).or_default().add_knowledge(&row.name);
+    }
+    for tool in &setup.tools {
+        let kind = tool.definition.kind();
+        all.entry(tool.company.clone()).or_default().add_tool(tool.definition.name(), Some(kind));
+    }
+    all
 }
 
 /// The store before the change, by what things are known by.

@@ -487,6 +487,23 @@ impl Default for Part {
 }
 
 impl Part {
+    /// A whole list, page by page.
+    pub async fn all<T, F>(mut page: impl FnMut(Part) -> F) -> Result<Vec<T>, StoreError>
+    where
+        F: Future<Output = Result<Page<T>, StoreError>>,
+    {
+        let mut all = Vec::new();
+        let mut part = Part { after: None, limit: MAX_PAGE };
+        loop {
+            let found = page(part).await?;
+            all.extend(found.items);
+            match found.next {
+                Some(next) => part.after = Some(next),
+                None => return Ok(all),
+            }
+        }
+    }
+
     /// For `id < $n`: every id, or those older than the last that was given. Ids sort by time (UUIDv7).
     pub(super) fn below(self) -> Uuid {
         self.after.unwrap_or(Uuid::max())

@@ -218,11 +218,6 @@ impl Store {
             .await
     }
 
-    /// Names and kinds of all that a company made.
-    pub async fn tool_names(&self, company: Uuid) -> Result<Vec<(String, String)>, StoreError> {
-        self.db.all("SELECT name, kind FROM tool WHERE company_id = $1 ORDER BY name LIMIT 1000", args![company]).await
-    }
-
     /// `None`: the company has [`MAX_TOOLS`]. A duplicate name within the company is an error
     /// (`StoreError::is_duplicate`).
     pub async fn add_tool(

@@ -2,7 +2,12 @@
 //! database on the PostgreSQL that `OFFHOOK_TEST_POSTGRES` names (`scripts/postgres.sh` starts one).
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
-use offhook::store::{Store, StoreConfig};
+use std::collections::BTreeMap;
+
+use offhook::conversation::transcript::Transcript;
+use offhook::store::calls::{CallRecord, Interruptions};
+use offhook::store::{At, Store, StoreConfig};
+use offhook::telephony::{CallId, Direction, PhoneNumber};
 use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use uuid::Uuid;
@@ -84,6 +89,37 @@ impl Stall {
             Stall::Sqlite(connection) => connection.close().await.expect("closes"),
             Stall::Postgres(connection) => connection.close().await.expect("closes"),
         }
+    }
+}
+
+/// A call from +15550002222 to the company's line at Twilio, answered a moment ago: it runs, and nothing was said yet.
+pub fn record(company: Uuid, integration: Uuid, agent: Uuid) -> CallRecord {
+    CallRecord {
+        id: CallId::new(),
+        direction: Direction::Inbound,
+        company: "Acme".into(),
+        company_id: company,
+        integration_id: integration,
+        provider: "twilio".into(),
+        provider_call: String::new(),
+        line: "+15550001111".into(),
+        from: PhoneNumber::new("+15550002222"),
+        to: PhoneNumber::new("+15550001111"),
+        agent: "Front desk".into(),
+        agent_id: Some(agent),
+        agent_version: Some(1),
+        purpose: None,
+        started: At::now().0,
+        answered: Some(At::now().0),
+        ended: None,
+        end: None,
+        legs: Vec::new(),
+        transcript: Transcript::default(),
+        remembered: BTreeMap::new(),
+        handover: None,
+        interruptions: Interruptions::default(),
+        faults: Vec::new(),
+        recorded: false,
     }
 }
 

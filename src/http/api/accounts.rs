@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use super::ApiState;
-use super::problem::{ApiError, Kind};
+use super::problem::{ApiError, Kind, missing};
 use crate::providers;
 use crate::providers::credentials::Credentials;
 use crate::providers::provider::Provider;
@@ -24,7 +24,6 @@ impl ApiState {
     /// `NotFound`: the company has no such integration. Read from the store: the directory in memory may be some tenths
     /// of a second behind what the client has just changed.
     pub(super) async fn account(&self, company: Uuid, id: Uuid) -> Result<Account, ApiError> {
-        let missing = || ApiError::new(Kind::NotFound);
         let info = self.store.integration(company, id).await?.ok_or_else(missing)?;
         let (credentials, webhook_secret) = self.store.integration_secrets(company, id).await?.ok_or_else(missing)?;
         let kind = providers::kind(&info.provider)

@@ -1,8 +1,8 @@
 //! `/api/v1/agents`: who answers, with every version of it, its workflow and its tools.
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Json, Response};
+use axum::http::StatusCode;
+use axum::response::{Json, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -11,20 +11,21 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::ApiState;
+use super::answer::created;
 use super::input::{self, Body, Id, Paged, Params, Whose, name_faults, sound};
-use super::problem::{ApiError, Kind, Problem, unless_duplicate};
+use super::problem::{ApiError, Kind, Problem, missing, unless_duplicate};
 use crate::agent::profile::AgentProfile;
-use crate::agent::tools::is_builtin;
 use crate::agent::workflow::Workflow;
 use crate::http::auth::Caller;
 use crate::providers;
 use crate::providers::provider::Capabilities;
 use crate::store::agents::{AgentInfo, AgentRemoval, AgentVersion};
+use crate::store::belongings::Belongings;
 use crate::store::owners::Owned;
 use crate::store::setup::profile_faults;
 use crate::store::tools::ToolDefinition;
 use crate::store::users::Role;
-use crate::store::{MAX_PAGE, Page, Part};
+use crate::store::{Page, Part};
 
 /// A prompt is sent to the model with every turn of every call.
 const MAX_PROMPT: usize = 64 * 1024;
@@ -58,7 +59,7 @@ async fn list(
 }
 
 /// What types do not say of a profile, by field.
-fn faults(profile: &AgentProfile, made: &[(String, String)]) -> Vec<(String, String)> {
+fn faults(profile: &AgentProfile, there: &Belongings) -> Vec<(String, String)> {
     let mut faults: Vec<_> = name_faults("name", &profile.name).into_iter().collect();
     faults.extend(profile_faults(profile));
     if profile.prompt.len() > MAX_PROMPT {
@@ -67,17 +68,8 @@ fn faults(profile: &AgentProfile, made: &[(String, String)]) -> Vec<(String, Str
     if profile.greeting.len() > MAX_GREETING {
         faults.push(("greeting".into(), format!("is longer than {MAX_GREETING} bytes")));
     }
-    for (index, tool) in profile.tools.iter().enumerate() {
-        // A server's tools are known when it answers; here, the server is.
-        let is_made = match tool.split_once('.') {
-            Some((server, _)) => made.iter().any(|(name, kind)| name == server && kind == "mcp"),
-            None => made.iter().any(|(name, kind)| name == tool && kind == "http"),
-        };
-        if !is_made && !is_builtin(tool) {
-            let problem = "is no tool; GET /api/v1/agents/{id}/tools lists them".to_owned();
-            faults.push((format!("tools[{index}]"), problem));
-        }
-    }
+    let missing = there.missing(profile);
+    faults.extend(missing.into_iter().map(|it| (format!("{}[{}]", it.field, it.index), it.problem)));
     if let Some(text) = &profile.workflow {
         faults.extend(workflow_faults(text));
     }
@@ -131,19 +123,17 @@ async fn create(
     caller: Caller,
     Body(mut body): Body<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
-    let named: Option<Uuid> = input::read(body.remove("company_id").unwrap_or(Value::Null))
-        .map_err(|_| ApiError::field("company_id", "is no id"))?;
+    let named = input::take_company(&mut body)?;
     let company = caller.company(&state, Role::Operator, named).await?;
     let profile: AgentProfile = input::read(Value::Object(body))?;
-    sound(faults(&profile, &state.store.tool_names(company).await?))?;
+    sound(faults(&profile, &state.store.belongings(company).await?))?;
     let id = state.store.add_agent(company, &profile).await.map_err(unless_duplicate("name"))?;
     state.note(&caller, company, "agent.added", id, json!({ "name": profile.name })).await;
-    let location = format!("/api/v1/agents/{id}");
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(agent(&state, company, id).await?)).into_response())
+    Ok(created(format!("/api/v1/agents/{id}"), agent(&state, company, id).await?))
 }
 
 async fn agent(state: &ApiState, company: Uuid, id: Uuid) -> Result<AgentInfo, ApiError> {
-    state.store.agent(company, id).await?.ok_or_else(|| ApiError::new(Kind::NotFound))
+    state.store.agent(company, id).await?.ok_or_else(missing)
 }
 
 /// Show an agent
@@ -173,7 +163,7 @@ async fn replace(
 ) -> Result<Json<AgentInfo>, ApiError> {
     let company = caller.owner(&state, Role::Operator, whose.company_id, Owned::Agent, id).await?;
     let old = agent(&state, company, id).await?;
-    sound(faults(&profile, &state.store.tool_names(company).await?))?;
+    sound(faults(&profile, &state.store.belongings(company).await?))?;
     let workflow = profile.workflow.or(old.profile.0.workflow);
     update(&state, &caller, company, id, AgentProfile { workflow, ..profile }).await.map(Json)
 }
@@ -186,7 +176,7 @@ async fn update(
     profile: AgentProfile,
 ) -> Result<AgentInfo, ApiError> {
     let version = state.store.update_agent(company, id, &profile).await.map_err(unless_duplicate("name"))?;
-    let version = version.ok_or_else(|| ApiError::new(Kind::NotFound))?;
+    let version = version.ok_or_else(missing)?;
     state.note(caller, company, "agent.changed", id, json!({ "name": profile.name, "version": version })).await;
     agent(state, company, id).await
 }
@@ -205,7 +195,7 @@ async fn remove(
     let company = caller.owner(&state, Role::Operator, whose.company_id, Owned::Agent, id).await?;
     match state.store.remove_agent(company, id).await? {
         AgentRemoval::Removed => {}
-        AgentRemoval::Unknown => return Err(ApiError::new(Kind::NotFound)),
+        AgentRemoval::Unknown => return Err(missing()),
         AgentRemoval::InUse => {
             return Err(ApiError::because(Kind::InUse, "lines are answered by it: give them another agent first"));
         }
@@ -226,7 +216,7 @@ async fn versions(
     Params(whose): Params<Whose>,
 ) -> Result<Json<Page<AgentVersion>>, ApiError> {
     let company = caller.owner(&state, Role::Viewer, whose.company_id, Owned::Agent, id).await?;
-    let items = state.store.agent_versions(company, id).await?.ok_or_else(|| ApiError::new(Kind::NotFound))?;
+    let items = state.store.agent_versions(company, id).await?.ok_or_else(missing)?;
     Ok(Json(Page { items, next: None }))
 }
 
@@ -326,17 +316,11 @@ async fn tools(
 ) -> Result<Json<Page<ToolInfo>>, ApiError> {
     let company = caller.owner(&state, Role::Viewer, whose.company_id, Owned::Agent, id).await?;
     let agent = agent(&state, company, id).await?;
-    let mut integrations = Vec::new();
-    let mut part = Part { after: None, limit: MAX_PAGE };
-    loop {
-        let page = state.store.integrations(company, part).await?;
-        integrations.extend(page.items.into_iter().filter_map(|info| {
-            let kind = providers::kind(&info.provider)?;
-            Some((info.name, kind.capabilities))
-        }));
-        let Some(next) = page.next else { break };
-        part.after = Some(next);
-    }
+    let integrations = Part::all(|part| state.store.integrations(company, part)).await?;
+    let integrations: Vec<_> = integrations
+        .into_iter()
+        .filter_map(|info| Some((info.name, providers::kind(&info.provider)?.capabilities)))
+        .collect();
     let enabled = |name: &str| agent.profile.tools.iter().any(|tool| tool == name);
     let plain = |name: &str, about: &str, enabled: bool| ToolInfo {
         name: name.to_owned(),
@@ -354,20 +338,15 @@ async fn tools(
             items.push(ToolInfo { integrations: able, ..plain(name, about, enabled) });
         }
     }
-    let mut part = Part { after: None, limit: MAX_PAGE };
-    loop {
-        let page = state.store.tools(company, part).await?;
-        items.extend(page.items.iter().map(|made| match &made.definition {
-            ToolDefinition::Http(tool) => plain(&tool.name, &tool.description, enabled(&tool.name)),
-            ToolDefinition::Mcp(server) => {
-                let all = format!("{}.*", server.name);
-                let prefix = format!("{}.", server.name);
-                let some = agent.profile.tools.iter().any(|tool| tool.starts_with(&prefix));
-                plain(&all, "The tools of an MCP server.", some)
-            }
-        }));
-        let Some(next) = page.next else { break };
-        part.after = Some(next);
-    }
+    let made = Part::all(|part| state.store.tools(company, part)).await?;
+    items.extend(made.iter().map(|made| match &made.definition {
+        ToolDefinition::Http(tool) => plain(&tool.name, &tool.description, enabled(&tool.name)),
+        ToolDefinition::Mcp(server) => {
+            let all = format!("{}.*", server.name);
+            let prefix = format!("{}.", server.name);
+            let some = agent.profile.tools.iter().any(|tool| tool.starts_with(&prefix));
+            plain(&all, "The tools of an MCP server.", some)
+        }
+    }));
     Ok(Json(Page { items, next: None }))
 }

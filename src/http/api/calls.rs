@@ -25,7 +25,7 @@ use super::ApiState;
 use super::input::{self, Id, Params, RawBody, Whose, e164, part, phone};
 use super::messages::Begun;
 use super::once::{self, Made};
-use super::problem::{ApiError, Kind, Problem};
+use super::problem::{ApiError, Kind, Problem, missing};
 use super::recording;
 use crate::agent::outcome::Analysis;
 use crate::call::clients::in_time;
@@ -109,7 +109,7 @@ async fn list(
 }
 
 async fn record(state: &ApiState, company: Uuid, id: Uuid) -> Result<CallRecord, ApiError> {
-    state.store.call(company, id.into()).await?.ok_or_else(|| ApiError::new(Kind::NotFound))
+    state.store.call(company, id.into()).await?.ok_or_else(missing)
 }
 
 /// A call's record, and what came of it.
@@ -154,7 +154,7 @@ async fn sip(
 ) -> Result<Json<SipFacts>, ApiError> {
     let company = caller.owner(&state, Role::Viewer, whose.company_id, Owned::Call, id).await?;
     let facts = state.store.sip_facts(company, id.into()).await?;
-    facts.map(Json).ok_or_else(|| ApiError::new(Kind::NotFound))
+    facts.map(Json).ok_or_else(missing)
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
@@ -277,7 +277,6 @@ pub(super) async fn through(
     company: Uuid,
     way: Way,
 ) -> Result<(Option<Uuid>, Option<String>), ApiError> {
-    let missing = || ApiError::new(Kind::NotFound);
     match way {
         Way { line: None, integration } => {
             if let Some(id) = integration {
@@ -325,7 +324,7 @@ async fn create(
     let greeting = optional("greeting", new.greeting, MAX_GREETING)?;
     let purpose = optional("purpose", new.purpose, MAX_PURPOSE)?;
     if let Some(agent) = new.agent_id {
-        state.store.agent(company, agent).await?.ok_or_else(|| ApiError::new(Kind::NotFound))?;
+        state.store.agent(company, agent).await?.ok_or_else(missing)?;
     }
     let way = Way { line: new.line_id, integration: new.integration_id };
     let (integration, line) = through(&state, company, way).await?;
@@ -384,7 +383,7 @@ async fn events(
     let call = CallId::from(id);
     // Listens before it looks: a call that ends in between is not missed.
     let events = state.calls.events();
-    let summary = state.store.call_summary(company, call).await?.ok_or_else(|| ApiError::new(Kind::NotFound))?;
+    let summary = state.store.call_summary(company, call).await?.ok_or_else(missing)?;
     let permit =
         state.watchers.clone().try_acquire_owned().map_err(|_| ApiError::new(Kind::TooManyWatchers).retry_after(10))?;
     let over = summary.end_by.zip(summary.end_reason).map(|(by, reason)| CallEnd::new(by, reason));

@@ -1,8 +1,7 @@
 //! `/api/v1/companies`.
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Json, Response};
+use axum::response::{Json, Response};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -10,8 +9,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::ApiState;
+use super::answer::created;
 use super::input::{Body, Id, Paged, Params, name_faults, sound};
-use super::problem::{ApiError, Kind, Problem, unless_duplicate};
+use super::problem::{ApiError, Kind, Problem, missing, unless_duplicate};
 use crate::http::auth::Caller;
 use crate::store::Page;
 use crate::store::companies::{Company, CompanySettings};
@@ -64,8 +64,7 @@ async fn create(
     sound(name_faults("name", &new.name).into_iter().chain(settings_faults(&new.settings)))?;
     let company = state.store.add_company(&new.name, &new.settings).await.map_err(unless_duplicate("name"))?;
     state.note(&caller, company.id, "company.added", company.id, json!({ "name": company.name })).await;
-    let location = format!("/api/v1/companies/{}", company.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(company)).into_response())
+    Ok(created(format!("/api/v1/companies/{}", company.id), company))
 }
 
 /// Show a company
@@ -73,7 +72,7 @@ async fn create(
     responses((status = 200, body = Company), (status = "default", body = Problem)))]
 async fn show(State(state): State<ApiState>, caller: Caller, Id(id): Id) -> Result<Json<Company>, ApiError> {
     let id = caller.company(&state, Role::Viewer, Some(id)).await?;
-    state.store.company(id).await?.map(Json).ok_or_else(|| ApiError::new(Kind::NotFound))
+    state.store.company(id).await?.map(Json).ok_or_else(missing)
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -99,7 +98,6 @@ async fn change(
     Body(change): Body<CompanyChange>,
 ) -> Result<Json<Company>, ApiError> {
     let id = caller.company(&state, Role::Owner, Some(id)).await?;
-    let missing = || ApiError::new(Kind::NotFound);
     let old = state.store.company(id).await?.ok_or_else(missing)?;
     let name = change.name.unwrap_or(old.name);
     let settings = change.settings.unwrap_or(old.settings.0);

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::input::{Body, name_faults, sound};
-use super::problem::{ApiError, Kind, unless_duplicate};
+use super::problem::{ApiError, missing, unless_duplicate};
 use super::{ApiState, Client, session};
 use crate::store::companies::CompanySettings;
 use crate::store::users::Role;
@@ -18,7 +18,6 @@ fn is_good(state: &ApiState, token: &str) -> bool {
 
 /// Whether the link is still good.
 pub(super) async fn show(State(state): State<ApiState>, Path(token): Path<String>) -> Result<Json<Value>, ApiError> {
-    let missing = || ApiError::new(Kind::NotFound);
     let link = state.setup.as_ref().filter(|link| link.is(&token)).ok_or_else(missing)?;
     if *link.used().await || state.store.has_users().await? {
         return Err(missing());
@@ -44,7 +43,7 @@ pub(super) async fn set_up(
 ) -> Result<Response, ApiError> {
     state.log_ins.attempt(client, "", std::time::Instant::now())?;
     if !is_good(&state, &token) {
-        return Err(ApiError::new(Kind::NotFound));
+        return Err(missing());
     }
     let mut faults: Vec<_> =
         [name_faults("company", &first.company), name_faults("name", &first.name)].into_iter().flatten().collect();
@@ -58,10 +57,10 @@ pub(super) async fn set_up(
 type Person = (uuid::Uuid, String);
 
 async fn make(state: &ApiState, first: &First) -> Result<(Person, uuid::Uuid), ApiError> {
-    let link = state.setup.as_ref().ok_or_else(|| ApiError::new(Kind::NotFound))?;
+    let link = state.setup.as_ref().ok_or_else(missing)?;
     let mut used = link.used().await;
     if *used || state.store.has_users().await? {
-        return Err(ApiError::new(Kind::NotFound));
+        return Err(missing());
     }
     let _turn = state.log_ins.turn().await?;
     let company = match state.store.company_named(&first.company).await? {

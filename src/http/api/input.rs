@@ -7,12 +7,12 @@ use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::ApiState;
-use super::problem::{ApiError, Kind};
+use super::problem::{ApiError, Kind, missing};
 use crate::store::{MAX_PAGE, Part};
 use crate::telephony::PhoneNumber;
 
@@ -25,7 +25,20 @@ impl FromRequestParts<ApiState> for Id {
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, ApiError> {
         let path = Path::<String>::from_request_parts(parts, state).await;
         let id = path.ok().and_then(|Path(text)| Uuid::try_parse(&text).ok());
-        id.map(Self).ok_or_else(|| ApiError::new(Kind::NotFound))
+        id.map(Self).ok_or_else(missing)
+    }
+}
+
+/// The ids in a path that has two: of a thing, and of one of its own.
+pub(crate) struct Ids(pub Uuid, pub Uuid);
+
+impl FromRequestParts<ApiState> for Ids {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, ApiError> {
+        let path = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let ids = path.ok().and_then(|Path((one, other))| Uuid::try_parse(&one).ok().zip(Uuid::try_parse(&other).ok()));
+        ids.map(|(one, other)| Self(one, other)).ok_or_else(missing)
     }
 }
 
@@ -179,6 +192,11 @@ pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
         let (path, problem) = (fault.path().to_string(), fault.into_inner().to_string());
         named(&path, &problem, "body")
     })
+}
+
+/// Takes `company_id` out of a body that is read as something else.
+pub(super) fn take_company(body: &mut Map<String, Value>) -> Result<Option<Uuid>, ApiError> {
+    read(body.remove("company_id").unwrap_or(Value::Null)).map_err(|_| ApiError::field("company_id", "is no id"))
 }
 
 /// Puts the field into its place: serde names a missing or unknown one in its message only. The value, which a type error

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Json, Response};
+use axum::http::StatusCode;
+use axum::response::{Json, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -14,8 +14,9 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::ApiState;
+use super::answer::created;
 use super::input::{Body, Id, Paged, Params, Whose, name_faults, sound};
-use super::problem::{ApiError, Kind, Problem, unless_duplicate};
+use super::problem::{ApiError, Kind, Problem, missing, unless_duplicate};
 use crate::call::clients::in_time;
 use crate::http::auth::Caller;
 use crate::providers;
@@ -25,7 +26,7 @@ use crate::store::integrations::{IntegrationInfo, NewIntegration};
 use crate::store::lines::LineInfo;
 use crate::store::owners::Owned;
 use crate::store::users::Role;
-use crate::store::{MAX_PAGE, Page, Part};
+use crate::store::{Page, Part};
 
 pub(super) fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new()
@@ -136,12 +137,11 @@ async fn create(
     let id = state.store.add_integration(added).await.map_err(unless_duplicate("name"))?;
     let detail = json!({ "name": new.name, "provider": kind.name });
     state.note(&caller, company, "integration.added", id, detail).await;
-    let location = format!("/api/v1/integrations/{id}");
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(info(&state, company, id).await?)).into_response())
+    Ok(created(format!("/api/v1/integrations/{id}"), info(&state, company, id).await?))
 }
 
 async fn info(state: &ApiState, company: Uuid, id: Uuid) -> Result<IntegrationInfo, ApiError> {
-    state.store.integration(company, id).await?.ok_or_else(|| ApiError::new(Kind::NotFound))
+    state.store.integration(company, id).await?.ok_or_else(missing)
 }
 
 /// Show an integration
@@ -183,8 +183,7 @@ async fn change(
 ) -> Result<Json<IntegrationInfo>, ApiError> {
     let company = caller.owner(&state, Role::Owner, whose.company_id, Owned::Integration, id).await?;
     let old = info(&state, company, id).await?;
-    let (stored, _) =
-        state.store.integration_secrets(company, id).await?.ok_or_else(|| ApiError::new(Kind::NotFound))?;
+    let (stored, _) = state.store.integration_secrets(company, id).await?.ok_or_else(missing)?;
     let kind = providers::kind(&old.provider)
         .ok_or_else(|| ApiError::because(Kind::ProviderCannot, "this build has no such provider"))?;
     let name = change.name.unwrap_or(old.name);
@@ -206,7 +205,7 @@ async fn change(
     (kind.open)(&credentials).map_err(|fault| ApiError::fields([credentials_fault(fault)]))?;
     let new = NewIntegration { company, name: &name, kind, credentials: &credentials };
     if !state.store.update_integration(id, new).await.map_err(unless_duplicate("name"))? {
-        return Err(ApiError::new(Kind::NotFound));
+        return Err(missing());
     }
     // Names of fields only: the log holds no value.
     let detail = json!({ "name": name, "credentials": changed });
@@ -242,7 +241,7 @@ async fn remove(
         return Err(prepared());
     }
     if !state.store.remove_integration(company, id).await? {
-        return Err(ApiError::new(Kind::NotFound));
+        return Err(missing());
     }
     state.note(&caller, company, "integration.removed", id, json!({ "name": old.name })).await;
     Ok(StatusCode::NO_CONTENT)
@@ -324,16 +323,9 @@ async fn remote_lines(
 
 /// Every line of an integration.
 pub(super) async fn lines_of(state: &ApiState, company: Uuid, integration: Uuid) -> Result<Vec<LineInfo>, ApiError> {
-    let mut found = Vec::new();
-    let mut part = Part { after: None, limit: MAX_PAGE };
-    loop {
-        let page = state.store.lines(company, part).await?;
-        found.extend(page.items.into_iter().filter(|line| line.integration_id == integration));
-        match page.next {
-            Some(next) => part.after = Some(next),
-            None => return Ok(found),
-        }
-    }
+    let mut lines = Part::all(|part| state.store.lines(company, part)).await?;
+    lines.retain(|line| line.integration_id == integration);
+    Ok(lines)
 }
 
 type Fault = (String, String);

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::ApiState;
 use super::input::{Body, Id, Params, Whose, name_faults, sound};
-use super::problem::{ApiError, Kind, Problem};
+use super::problem::{ApiError, Problem, missing};
 use crate::http::auth::Caller;
 use crate::store::Page;
 use crate::store::keys::ApiKey;
@@ -83,7 +83,7 @@ async fn revoke(
 ) -> Result<StatusCode, ApiError> {
     let company = caller.owner(&state, Role::Owner, whose.company_id, Owned::Key, id).await?;
     if !state.store.revoke_key(company, id).await? {
-        return Err(ApiError::new(Kind::NotFound));
+        return Err(missing());
     }
     state.note(&caller, company, "key.revoked", id, json!({})).await;
     Ok(StatusCode::NO_CONTENT)

@@ -1,9 +1,8 @@
 //! `/api/v1/knowledge`: bases, their documents, and what is found in them.
 
 use axum::extract::multipart::MultipartError;
-use axum::extract::{DefaultBodyLimit, FromRequest as _, FromRequestParts, Multipart, Path, Request, State};
-use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::extract::{DefaultBodyLimit, FromRequest as _, FromRequestParts as _, Multipart, Request, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -15,8 +14,9 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::ApiState;
-use super::input::{Body, Id, Paged, Params, Whose, name_faults, sound};
-use super::problem::{ApiError, Kind, Problem, unless_duplicate};
+use super::answer::created;
+use super::input::{Body, Id, Ids, Paged, Params, Whose, name_faults, sound};
+use super::problem::{ApiError, Kind, Problem, missing, unless_duplicate};
 use crate::agent::knowledge::{Lookup, MAX_PASSAGES, MAX_QUERY, Passage};
 use crate::http::auth::Caller;
 use crate::store::Page;
@@ -100,12 +100,7 @@ async fn create(
     };
     state.note(&caller, company, "knowledge.added", base.id, json!({ "name": base.name })).await;
     let location = format!("/api/v1/knowledge/{}", base.id);
-    let shown = BaseShown { base, means: state.knowledge.means() };
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(shown)).into_response())
-}
-
-fn missing() -> ApiError {
-    ApiError::new(Kind::NotFound)
+    Ok(created(location, BaseShown { base, means: state.knowledge.means() }))
 }
 
 /// Show a knowledge base
@@ -203,8 +198,7 @@ async fn upload(
     let indexed = document.id;
     // What went wrong is in the document's state.
     state.tasks.spawn(async move { worker.index(indexed).await });
-    let location = format!("/api/v1/knowledge/{id}/documents/{}", document.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(document)).into_response())
+    Ok(created(format!("/api/v1/knowledge/{id}/documents/{}", document.id), document))
 }
 
 /// Name and content of the form's file.
@@ -225,22 +219,6 @@ async fn file(request: Request, state: &ApiState) -> Result<(String, Bytes), Api
         }
     }
     Err(malformed())
-}
-
-/// A base's id and a document's.
-pub(super) struct Ids(Uuid, Uuid);
-
-impl FromRequestParts<ApiState> for Ids {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, ApiError> {
-        let path = Path::<(String, String)>::from_request_parts(parts, state).await;
-        let Path((base, document)) = path.map_err(|_| missing())?;
-        match (Uuid::try_parse(&base), Uuid::try_parse(&document)) {
-            (Ok(base), Ok(document)) => Ok(Self(base, document)),
-            _ => Err(missing()),
-        }
-    }
 }
 
 /// Show a document

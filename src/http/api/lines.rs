@@ -1,8 +1,8 @@
 //! `/api/v1/lines`: the numbers that are answered.
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Json, Response};
+use axum::http::StatusCode;
+use axum::response::{Json, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -11,9 +11,10 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::ApiState;
+use super::answer::created;
 use super::input::{Body, Id, Paged, Params, Whose, sound};
 use super::integrations::{Removal, prepared};
-use super::problem::{ApiError, Kind, Problem, unless_duplicate};
+use super::problem::{ApiError, Problem, missing, unless_duplicate};
 use crate::call::sip::RegistrationInfo;
 use crate::http::auth::Caller;
 use crate::providers;
@@ -71,7 +72,6 @@ pub(super) struct NewLine {
     responses((status = 201, body = Shown), (status = "default", body = Problem)))]
 async fn create(State(state): State<ApiState>, caller: Caller, Body(new): Body<NewLine>) -> Result<Response, ApiError> {
     let company = caller.company(&state, Role::Operator, new.company_id).await?;
-    let missing = || ApiError::new(Kind::NotFound);
     let integration = state.store.integration(company, new.integration_id).await?.ok_or_else(missing)?;
     let telephone = providers::kind(&integration.provider).is_some_and(|kind| kind.capabilities.messages);
     let fault = match new.number.as_str() {
@@ -84,7 +84,7 @@ async fn create(State(state): State<ApiState>, caller: Caller, Body(new): Body<N
     let id = added.map_err(unless_duplicate("number"))?.ok_or_else(missing)?;
     state.note(&caller, company, "line.added", id, json!({ "number": new.number, "agent": new.agent_id })).await;
     let line = shown(&state, state.store.line(company, id).await?.ok_or_else(missing)?);
-    Ok((StatusCode::CREATED, [(header::LOCATION, format!("/api/v1/lines/{id}"))], Json(line)).into_response())
+    Ok(created(format!("/api/v1/lines/{id}"), line))
 }
 
 /// Show a line
@@ -97,7 +97,7 @@ async fn show(
     Params(whose): Params<Whose>,
 ) -> Result<Json<Shown>, ApiError> {
     let company = caller.owner(&state, Role::Viewer, whose.company_id, Owned::Line, id).await?;
-    let line = state.store.line(company, id).await?.ok_or_else(|| ApiError::new(Kind::NotFound))?;
+    let line = state.store.line(company, id).await?.ok_or_else(missing)?;
     Ok(Json(shown(&state, line)))
 }
 
@@ -118,7 +118,6 @@ async fn change(
     Body(change): Body<LineChange>,
 ) -> Result<Json<Shown>, ApiError> {
     let company = caller.owner(&state, Role::Operator, whose.company_id, Owned::Line, id).await?;
-    let missing = || ApiError::new(Kind::NotFound);
     if !state.store.set_line_agent(company, id, change.agent_id).await? {
         return Err(missing());
     }
@@ -138,12 +137,12 @@ async fn remove(
     Params(removal): Params<Removal>,
 ) -> Result<StatusCode, ApiError> {
     let company = caller.owner(&state, Role::Operator, removal.company_id, Owned::Line, id).await?;
-    let line = state.store.line(company, id).await?.ok_or_else(|| ApiError::new(Kind::NotFound))?;
+    let line = state.store.line(company, id).await?.ok_or_else(missing)?;
     if !removal.force && line.saved_webhooks.is_some() {
         return Err(prepared());
     }
     if !state.store.remove_line(company, id).await? {
-        return Err(ApiError::new(Kind::NotFound));
+        return Err(missing());
     }
     state.note(&caller, company, "line.removed", id, json!({ "number": line.number })).await;
     Ok(StatusCode::NO_CONTENT)

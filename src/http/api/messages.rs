@@ -14,7 +14,7 @@ use super::ApiState;
 use super::calls::{Way, through};
 use super::input::{self, Id, Params, RawBody, Whose, e164, part, phone, sound};
 use super::once::{self, Made};
-use super::problem::{ApiError, Kind, Problem};
+use super::problem::{ApiError, Problem, missing};
 use crate::call::desk::MessageRequest;
 use crate::http::auth::Caller;
 use crate::store::Page;
@@ -67,7 +67,7 @@ async fn show(
     Params(whose): Params<Whose>,
 ) -> Result<Json<Message>, ApiError> {
     let company = caller.owner(&state, Role::Viewer, whose.company_id, Owned::Message, id).await?;
-    state.store.message(company, id).await?.map(Json).ok_or_else(|| ApiError::new(Kind::NotFound))
+    state.store.message(company, id).await?.map(Json).ok_or_else(missing)
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -280,6 +280,11 @@ impl From<StoreError> for ApiError {
     }
 }
 
+/// What is not there, or another company's: the two are not told apart.
+pub(crate) fn missing() -> ApiError {
+    ApiError::new(Kind::NotFound)
+}
+
 /// A duplicate is the client's; anything else is ours.
 pub(super) fn unless_duplicate(field: &'static str) -> impl Fn(StoreError) -> ApiError {
     move |fault| if fault.is_duplicate() { ApiError::duplicate(field) } else { fault.into() }

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::input::Body;
-use super::problem::{ApiError, Kind, Problem};
+use super::problem::{ApiError, Kind, Problem, missing};
 use super::{ApiState, Client};
 use crate::http::auth::{self, Caller, SESSION_LIFE, Who};
 use crate::store::users::{Membership, Role, UserError};
@@ -96,12 +96,8 @@ pub(super) async fn open(
 ) -> Result<Response, ApiError> {
     let companies = state.store.memberships(person).await?;
     let chosen = companies.iter().find(|known| company.is_none_or(|wanted| wanted == known.company_id));
-    let Some(Membership { company_id, role, .. }) = chosen else { return Err(ApiError::new(Kind::NotFound)) };
-    let secret = state
-        .store
-        .open_session(person, *company_id, SESSION_LIFE)
-        .await?
-        .ok_or_else(|| ApiError::new(Kind::NotFound))?;
+    let Some(Membership { company_id, role, .. }) = chosen else { return Err(missing()) };
+    let secret = state.store.open_session(person, *company_id, SESSION_LIFE).await?.ok_or_else(missing)?;
     let caller = Caller { who: Who::Person { id: person, email }, company: Some(*company_id), role: *role };
     state.note(&caller, *company_id, "session.opened", person, json!({})).await;
     let cookie = auth::set_cookie(Some(&secret), &state.urls);

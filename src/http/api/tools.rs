@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Json, Response};
+use axum::http::StatusCode;
+use axum::response::{Json, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -17,8 +17,9 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::ApiState;
+use super::answer::created;
 use super::input::{self, Body, Id, Paged, Params, Whose, sound};
-use super::problem::{ApiError, Kind, Problem, unless_duplicate};
+use super::problem::{ApiError, Kind, Problem, missing, unless_duplicate};
 use crate::agent::tools::fetch::Fetcher;
 use crate::agent::tools::http::{DEFAULT_LIMIT, HttpTool, SecretHeaders};
 use crate::agent::tools::{ToolBox, ToolContext, ToolRegistry, mcp};
@@ -99,8 +100,7 @@ async fn create(
     caller: Caller,
     Body(mut body): Body<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
-    let named: Option<Uuid> = input::read(body.remove("company_id").unwrap_or(Value::Null))
-        .map_err(|_| ApiError::field("company_id", "is no id"))?;
+    let named = input::take_company(&mut body)?;
     let company = caller.company(&state, Role::Owner, named).await?;
     let Written { definition, secrets } = written(body)?;
     let secrets = SecretHeaders::new(secrets.into_iter().filter_map(|(name, value)| Some((name, value?))));
@@ -109,12 +109,11 @@ async fn create(
     let id = added.ok_or_else(|| ApiError::because(Kind::Cap, format!("a company has at most {MAX_TOOLS} tools")))?;
     let detail = json!({ "name": definition.name(), "kind": definition.kind() });
     state.note(&caller, company, "tool.added", id, detail).await;
-    let location = format!("/api/v1/tools/{id}");
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(info(&state, company, id).await?)).into_response())
+    Ok(created(format!("/api/v1/tools/{id}"), info(&state, company, id).await?))
 }
 
 async fn info(state: &ApiState, company: Uuid, id: Uuid) -> Result<ToolInfo, ApiError> {
-    state.store.tool(company, id).await?.ok_or_else(|| ApiError::new(Kind::NotFound))
+    state.store.tool(company, id).await?.ok_or_else(missing)
 }
 
 /// Show a tool
@@ -143,7 +142,7 @@ async fn replace(
     Body(body): Body<Map<String, Value>>,
 ) -> Result<Json<ToolInfo>, ApiError> {
     let company = caller.owner(&state, Role::Owner, whose.company_id, Owned::Tool, id).await?;
-    let old = state.store.tool_with_secrets(company, id).await?.ok_or_else(|| ApiError::new(Kind::NotFound))?;
+    let old = state.store.tool_with_secrets(company, id).await?.ok_or_else(missing)?;
     let Written { definition, secrets } = written(body)?;
     let changed: Vec<String> = secrets.keys().cloned().collect();
     let kept = old.secrets.expose().into_iter().map(|(name, value)| (name.to_owned(), Some(value.to_owned())));
@@ -159,7 +158,7 @@ async fn replace(
     checked(&definition, &secrets)?;
     let found = state.store.update_tool(company, id, &definition, &secrets).await.map_err(unless_duplicate("name"))?;
     if !found {
-        return Err(ApiError::new(Kind::NotFound));
+        return Err(missing());
     }
     // Names of headers only: the log holds no value.
     let detail = json!({ "name": definition.name(), "secret_headers": changed });
@@ -191,7 +190,7 @@ async fn remove(
     let company = caller.owner(&state, Role::Owner, whose.company_id, Owned::Tool, id).await?;
     let old = info(&state, company, id).await?;
     if !state.store.remove_tool(company, id).await? {
-        return Err(ApiError::new(Kind::NotFound));
+        return Err(missing());
     }
     state.note(&caller, company, "tool.removed", id, json!({ "name": old.definition.name() })).await;
     Ok(StatusCode::NO_CONTENT)
@@ -228,7 +227,7 @@ async fn try_out(
     Body(trial): Body<Trial>,
 ) -> Result<Json<Tried>, ApiError> {
     let company = caller.owner(&state, Role::Operator, whose.company_id, Owned::Tool, id).await?;
-    let tool = state.store.tool_with_secrets(company, id).await?.ok_or_else(|| ApiError::new(Kind::NotFound))?;
+    let tool = state.store.tool_with_secrets(company, id).await?.ok_or_else(missing)?;
     let fetcher = state.fetcher.clone().ok_or_else(|| ApiError::new(Kind::Internal))?;
     let began = Instant::now();
     let name = tool.definition.name().to_owned();

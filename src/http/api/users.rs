@@ -1,8 +1,8 @@
 //! `/api/v1/users`: the people of a company.
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Json, Response};
+use axum::http::StatusCode;
+use axum::response::{Json, Response};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;
@@ -12,9 +12,10 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::ApiState;
+use super::answer::created;
 use super::first::email_fault;
 use super::input::{Body, Id, Params, Whose, name_faults, sound};
-use super::problem::{ApiError, Kind, Problem};
+use super::problem::{ApiError, Kind, Problem, missing};
 use super::session::password_fault;
 use crate::http::auth::Caller;
 use crate::store::Page;
@@ -64,8 +65,8 @@ async fn create(State(state): State<ApiState>, caller: Caller, Body(new): Body<N
         state.store.add_user(company, &email, &new.name, &new.password, new.role).await.map_err(password_fault)?
     };
     state.note(&caller, company, "user.added", id, json!({ "email": email, "role": new.role })).await;
-    let user = state.store.user(company, id).await?.ok_or_else(|| ApiError::new(Kind::NotFound))?;
-    Ok((StatusCode::CREATED, [(header::LOCATION, format!("/api/v1/users/{id}"))], Json(user)).into_response())
+    let user = state.store.user(company, id).await?.ok_or_else(missing)?;
+    Ok(created(format!("/api/v1/users/{id}"), user))
 }
 
 /// Show a person
@@ -78,7 +79,7 @@ async fn show(
     Params(whose): Params<Whose>,
 ) -> Result<Json<User>, ApiError> {
     let company = caller.company(&state, Role::Owner, whose.company_id).await?;
-    state.store.user(company, id).await?.map(Json).ok_or_else(|| ApiError::new(Kind::NotFound))
+    state.store.user(company, id).await?.map(Json).ok_or_else(missing)
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -102,10 +103,10 @@ async fn change(
         keep_an_owner(&state, company, id).await?;
     }
     if !state.store.set_role(company, id, change.role).await? {
-        return Err(ApiError::new(Kind::NotFound));
+        return Err(missing());
     }
     state.note(&caller, company, "user.role_changed", id, json!({ "role": change.role })).await;
-    state.store.user(company, id).await?.map(Json).ok_or_else(|| ApiError::new(Kind::NotFound))
+    state.store.user(company, id).await?.map(Json).ok_or_else(missing)
 }
 
 /// Take a person out of the company
@@ -122,7 +123,7 @@ async fn remove(
     let company = caller.company(&state, Role::Owner, whose.company_id).await?;
     keep_an_owner(&state, company, id).await?;
     if !state.store.remove_user(company, id).await? {
-        return Err(ApiError::new(Kind::NotFound));
+        return Err(missing());
     }
     state.note(&caller, company, "user.removed", id, json!({})).await;
     Ok(StatusCode::NO_CONTENT)
@@ -132,7 +133,7 @@ async fn remove(
 async fn keep_an_owner(state: &ApiState, company: Uuid, without: Uuid) -> Result<(), ApiError> {
     let users = state.store.users(company).await?;
     let is_owner = |user: &&User| user.role == Role::Owner && user.disabled_at.is_none();
-    let Some(user) = users.iter().find(|user| user.id == without) else { return Err(ApiError::new(Kind::NotFound)) };
+    let Some(user) = users.iter().find(|user| user.id == without) else { return Err(missing()) };
     if is_owner(&user) && users.iter().filter(is_owner).count() == 1 {
         return Err(ApiError::new(Kind::LastOwner));
     }

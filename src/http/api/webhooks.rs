@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Json, Response};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{Json, Response};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -14,8 +14,9 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::ApiState;
-use super::input::{Body, Id, Params, Whose, name_faults, part, sound};
-use super::problem::{ApiError, Kind, Problem, unless_duplicate};
+use super::answer::created;
+use super::input::{Body, Id, Ids, Params, Whose, name_faults, part, sound};
+use super::problem::{ApiError, Problem, missing, unless_duplicate};
 use crate::http::auth::Caller;
 use crate::store::endpoints::{Endpoint, EndpointChange, MAX_ENDPOINTS, NewEndpoint, events_fault, url_fault};
 use crate::store::outbox::{Delivery, DeliveryState, EventKind};
@@ -104,11 +105,11 @@ async fn create(
     state.note(&caller, company, "webhook.added", id, json!({ "name": new.name, "events": events })).await;
     let made =
         MadeWebhook { webhook: endpoint_of(&state, company, id).await?, secret: secret.expose_secret().to_owned() };
-    Ok((StatusCode::CREATED, [(header::LOCATION, format!("/api/v1/webhooks/{id}"))], Json(made)).into_response())
+    Ok(created(format!("/api/v1/webhooks/{id}"), made))
 }
 
 async fn endpoint_of(state: &ApiState, company: Uuid, id: Uuid) -> Result<Endpoint, ApiError> {
-    state.store.endpoint(company, id).await?.ok_or_else(|| ApiError::new(Kind::NotFound))
+    state.store.endpoint(company, id).await?.ok_or_else(missing)
 }
 
 /// Show a webhook
@@ -153,7 +154,7 @@ async fn change(
     let detail = json!({ "name": name, "url": url.is_some(), "events": events, "enabled": enabled });
     let change = EndpointChange { name, url, events, enabled };
     if !state.store.change_endpoint(company, id, &change).await.map_err(unless_duplicate("name"))? {
-        return Err(ApiError::new(Kind::NotFound));
+        return Err(missing());
     }
     state.note(&caller, company, "webhook.changed", id, detail).await;
     endpoint_of(&state, company, id).await.map(Json)
@@ -172,7 +173,7 @@ async fn remove(
 ) -> Result<StatusCode, ApiError> {
     let company = caller.owner(&state, Role::Owner, whose.company_id, Owned::Webhook, id).await?;
     if !state.store.remove_endpoint(company, id).await? {
-        return Err(ApiError::new(Kind::NotFound));
+        return Err(missing());
     }
     state.note(&caller, company, "webhook.removed", id, json!({})).await;
     Ok(StatusCode::NO_CONTENT)
@@ -205,7 +206,7 @@ async fn rotate(
     }
     let keep = Duration::from_secs(u64::from(keep_h) * 3600);
     let secret = state.store.rotate_endpoint(company, id, keep).await?;
-    let secret = secret.ok_or_else(|| ApiError::new(Kind::NotFound))?;
+    let secret = secret.ok_or_else(missing)?;
     state.note(&caller, company, "webhook.rotated", id, json!({ "keep_h": keep_h })).await;
     let webhook = endpoint_of(&state, company, id).await?;
     Ok(Json(MadeWebhook { webhook, secret: secret.expose_secret().to_owned() }))
@@ -282,12 +283,9 @@ async fn replay_all(
 async fn replay_one(
     State(state): State<ApiState>,
     caller: Caller,
-    Path((id, delivery)): Path<(String, String)>,
+    Ids(id, delivery): Ids,
     Params(whose): Params<Whose>,
 ) -> Result<Json<Replayed>, ApiError> {
-    let missing = || ApiError::new(Kind::NotFound);
-    let ids = Uuid::try_parse(&id).ok().zip(Uuid::try_parse(&delivery).ok());
-    let (id, delivery) = ids.ok_or_else(missing)?;
     let company = caller.owner(&state, Role::Operator, whose.company_id, Owned::Webhook, id).await?;
     on(&endpoint_of(&state, company, id).await?)?;
     if !state.store.replay(company, id, delivery).await? {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::extract::Reader;
 use crate::agent::knowledge::rank::normalise;
 use crate::speech::http::{Dots, Endpoint, EndpointError, HttpError};
 
@@ -35,6 +36,9 @@ pub struct KnowledgeConfig {
     /// The vector of a question must be there after so long, milliseconds; else full text alone answers. The caller
     /// waits for it.
     pub lookup_ms: u64,
+    /// Who reads documents that are no text: what runs knows that, no file says it.
+    #[serde(skip)]
+    pub reader: Reader,
 }
 
 impl Default for KnowledgeConfig {
@@ -46,6 +50,7 @@ impl Default for KnowledgeConfig {
             batch: 64,
             timeout_ms: 20_000,
             lookup_ms: 300,
+            reader: Reader::default(),
         }
     }
 }
@@ -60,6 +65,7 @@ impl std::fmt::Debug for KnowledgeConfig {
             .field("batch", &self.batch)
             .field("timeout_ms", &self.timeout_ms)
             .field("lookup_ms", &self.lookup_ms)
+            .field("reader", &self.reader)
             .finish()
     }
 }

@@ -1,48 +1,45 @@
 //! Files into blocks of text: plain text, Markdown, HTML, PDF, DOCX. Whoever uploads may be hostile: everything that a
-//! file can make grow has a limit, a library that panics is caught, and the work has its own threads, of which a file
-//! that never ends holds up one.
+//! file can make grow has a limit, and what large libraries read is read in a process of its own, which may die of it.
 
-use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use tokio::sync::{Semaphore, oneshot};
+use serde::{Deserialize, Serialize};
 
 use crate::agent::knowledge::split::Block;
 
+pub mod apart;
 mod docx;
 mod html;
 mod markdown;
 mod pdf;
+mod reader;
 mod text;
+
+pub use reader::Reader;
 
 /// Largest file, in bytes: a PDF of some hundred pages with pictures.
 pub const MAX_FILE: usize = 20 << 20;
 /// Largest file that is text in itself: as much as a thousand pages.
-const MAX_TEXT_FILE: usize = 4 << 20;
+pub const MAX_TEXT_FILE: usize = 4 << 20;
 /// Most text of one document, in bytes, whatever it was packed in.
-const MAX_TEXT: usize = 4 << 20;
+pub const MAX_TEXT: usize = 4 << 20;
 /// Most bytes that one packed part (a PDF's stream, a DOCX's body) may unfold to.
 const MAX_UNPACKED: usize = 32 << 20;
 /// Most pages of a PDF.
-const MAX_PAGES: usize = 2000;
+pub const MAX_PAGES: usize = 2000;
 /// Most blocks of one document.
 const MAX_BLOCKS: usize = 200_000;
 /// Elements that may stand in each other.
 const MAX_DEPTH: usize = 256;
 /// How long one file may take.
-const LIMIT: Duration = Duration::from_secs(20);
-/// How long a file waits for a free thread.
-const QUEUE_LIMIT: Duration = Duration::from_secs(20);
-/// Files that are read at once.
-const THREADS: usize = 2;
-/// A library that descends into a nested file needs room: four times what a thread has by default.
-const STACK: usize = 8 << 20;
+pub const LIMIT: Duration = Duration::from_secs(20);
+/// What a cell of a table counts beside its text: tables of empty cells are no small documents.
+const CELL: usize = 16;
 
 /// Why a file cannot be read, in words for whoever uploaded it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum ExtractError {
     #[error("the file is empty")]
     Empty,
@@ -50,7 +47,7 @@ pub enum ExtractError {
     TooLarge(usize),
     /// Neither its name nor its content is one we read.
     #[error("{0}; text, Markdown, HTML, PDF and DOCX can be read")]
-    WrongType(&'static str),
+    WrongType(Cow<'static, str>),
     #[error("the file is protected by a password")]
     Locked,
     #[error("the file has more than {MAX_PAGES} pages: divide it")]
@@ -70,14 +67,20 @@ pub enum ExtractError {
     NoText,
     #[error("the file took longer than {} s to read", LIMIT.as_secs())]
     Late,
+    /// Whoever read it died of it, or gave no answer that makes sense.
+    #[error("the file could not be read: it is damaged or too complex; save it anew, or as plain text")]
+    Unreadable,
+    /// There is no program to read it with, or it does not start: an operator's concern, and in the log.
+    #[error("files of this kind cannot be read here at the moment")]
+    NoReader,
     /// Try again later.
     #[error("too many files are being read at the moment")]
     Busy,
 }
 
 /// What a file is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
     Text,
     Markdown,
     Html,
@@ -86,11 +89,22 @@ enum Format {
 }
 
 impl Format {
+    /// As it is written on a command line.
+    fn label(self) -> &'static str {
+        match self {
+            Format::Text => "text",
+            Format::Markdown => "markdown",
+            Format::Html => "html",
+            Format::Pdf => "pdf",
+            Format::Docx => "docx",
+        }
+    }
+
     /// By its content where that is certain, else by its name: names lie.
     fn of(name: &str, bytes: &[u8]) -> Result<Self, ExtractError> {
         let head = &bytes[..bytes.len().min(1024)];
         let begins = |magic: &[u8]| bytes.starts_with(magic);
-        let known: [(&[u8], &str); 7] = [
+        let known: [(&[u8], &'static str); 7] = [
             (b"\xd0\xcf\x11\xe0", "this is an old Word, Excel or PowerPoint file: save it as DOCX or PDF"),
             (b"\x89PNG", "this is a picture"),
             (b"\xff\xd8\xff", "this is a picture"),
@@ -100,7 +114,7 @@ impl Format {
             (b"\x1f\x8b", "this is a packed file"),
         ];
         if let Some((_, what)) = known.iter().find(|(magic, _)| begins(magic)) {
-            return Err(ExtractError::WrongType(what));
+            return Err(ExtractError::WrongType((*what).into()));
         }
         if head.windows(5).any(|window| window == b"%PDF-") {
             return Ok(Format::Pdf);
@@ -110,8 +124,8 @@ impl Format {
         }
         let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase()).unwrap_or_default();
         match extension.as_str() {
-            "pdf" => return Err(ExtractError::WrongType("this is no PDF, whatever its name says")),
-            "docx" => return Err(ExtractError::WrongType("this is no DOCX, whatever its name says")),
+            "pdf" => return Err(ExtractError::WrongType("this is no PDF, whatever its name says".into())),
+            "docx" => return Err(ExtractError::WrongType("this is no DOCX, whatever its name says".into())),
             "md" | "markdown" => return Ok(Format::Markdown),
             "html" | "htm" | "xhtml" => return Ok(Format::Html),
             _ => {}
@@ -122,19 +136,18 @@ impl Format {
 }
 
 /// Says when to stop: a thread cannot be stopped from outside.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Patience {
     until: Instant,
-    given_up: Arc<AtomicBool>,
 }
 
 impl Patience {
+    fn of(limit: Duration) -> Self {
+        Self { until: Instant::now() + limit }
+    }
+
     fn check(&self) -> Result<(), ExtractError> {
-        if self.given_up.load(Ordering::Relaxed) || Instant::now() >= self.until {
-            Err(ExtractError::Late)
-        } else {
-            Ok(())
-        }
+        if Instant::now() >= self.until { Err(ExtractError::Late) } else { Ok(()) }
     }
 }
 
@@ -146,6 +159,10 @@ struct Blocks {
 }
 
 impl Blocks {
+    fn new(patience: Patience) -> Self {
+        Self { blocks: Vec::new(), bytes: 0, patience }
+    }
+
     fn add(&mut self, block: Block) -> Result<(), ExtractError> {
         let bytes = match &block {
             Block::Heading(_, text) | Block::Paragraph(text) | Block::Item(text) => {
@@ -158,7 +175,7 @@ impl Blocks {
                 if cells.iter().all(|cell| cell.trim().is_empty()) {
                     return Ok(());
                 }
-                cells.iter().map(String::len).sum()
+                cells.iter().map(|cell| cell.len() + CELL).sum()
             }
             Block::Page(_) => 0,
         };
@@ -171,52 +188,23 @@ impl Blocks {
     }
 }
 
-/// Reads a file, on a thread of its own.
-pub async fn extract(name: &str, bytes: Bytes) -> Result<Vec<Block>, ExtractError> {
-    extract_within(name, bytes, LIMIT).await
-}
-
-async fn extract_within(name: &str, bytes: Bytes, limit: Duration) -> Result<Vec<Block>, ExtractError> {
-    static FREE: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(THREADS)));
-    if bytes.len() > MAX_FILE {
-        return Err(ExtractError::TooLarge(MAX_FILE));
-    }
-    let free = tokio::time::timeout(QUEUE_LIMIT, FREE.clone().acquire_owned()).await;
-    let permit = free.map_err(|_| ExtractError::Busy)?.expect("the semaphore is never closed");
-    let given_up = Arc::new(AtomicBool::new(false));
-    let patience = Patience { until: Instant::now() + limit, given_up: given_up.clone() };
-    let (answer, answered) = oneshot::channel();
-    let name = name.to_owned();
-    let work = move || {
-        // What the library left behind is dropped with it: nothing that it broke is seen again.
-        let read = std::panic::catch_unwind(AssertUnwindSafe(|| read(&name, &bytes, patience)));
-        let read = read.unwrap_or_else(|_| Err(ExtractError::Broken("it cannot be made sense of".into())));
-        drop(permit);
-        // Nobody waits any more: the time is up.
-        let _ = answer.send(read);
-    };
-    if std::thread::Builder::new().name("extract".into()).stack_size(STACK).spawn(work).is_err() {
-        return Err(ExtractError::Busy);
-    }
-    match tokio::time::timeout(limit, answered).await {
-        Ok(Ok(read)) => read,
-        Ok(Err(_)) => Err(ExtractError::Broken("it cannot be made sense of".into())),
-        Err(_) => {
-            given_up.store(true, Ordering::Relaxed);
-            Err(ExtractError::Late)
-        }
-    }
-}
-
-fn read(name: &str, bytes: &[u8], patience: Patience) -> Result<Vec<Block>, ExtractError> {
+/// What a file is, if it is one that is read and not too large.
+fn looked_at(name: &str, bytes: &[u8]) -> Result<Format, ExtractError> {
     if bytes.is_empty() {
         return Err(ExtractError::Empty);
+    }
+    if bytes.len() > MAX_FILE {
+        return Err(ExtractError::TooLarge(MAX_FILE));
     }
     let format = Format::of(name, bytes)?;
     if !matches!(format, Format::Pdf | Format::Docx) && bytes.len() > MAX_TEXT_FILE {
         return Err(ExtractError::TooLarge(MAX_TEXT_FILE));
     }
-    let mut blocks = Blocks { blocks: Vec::new(), bytes: 0, patience };
+    Ok(format)
+}
+
+fn read(format: Format, bytes: &[u8], patience: Patience) -> Result<Vec<Block>, ExtractError> {
+    let mut blocks = Blocks::new(patience);
     match format {
         Format::Text => text::read(&text::decode(bytes)?, &mut blocks)?,
         Format::Markdown => markdown::read(&text::decode(bytes)?, &mut blocks)?,

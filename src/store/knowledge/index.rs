@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::embeddings::EmbeddingError;
-use super::extract::{ExtractError, extract};
+use super::extract::ExtractError;
 use super::search::KnowledgeBases;
 use super::{DocumentInfo, DocumentState, MAX_DOCUMENTS, MAX_SEARCHED, REMOVE_BATCH};
 use crate::agent::knowledge::split::{self, Block, Piece};
@@ -87,7 +87,7 @@ impl KnowledgeBases {
             return Ok(Added::TooMany);
         }
         let size = file.len();
-        let blocks = match extract(name, file).await {
+        let blocks = match self.reader.read(name, file).await {
             Ok(blocks) => blocks,
             Err(fault @ ExtractError::Busy) => return Ok(Added::Refused(format!("{fault}: try again"))),
             Err(fault) => return Ok(Added::Refused(fault.to_string())),

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::MAX_BASES;
 use super::embeddings::{Embedder, KnowledgeConfig};
+use super::extract::Reader;
 use super::index::{mark, marked};
 use crate::agent::knowledge::rank::{Stats, Term, fuse, nearest};
 use crate::agent::knowledge::words::{Asked, Tongue, asked};
@@ -48,6 +49,7 @@ pub struct KnowledgeBases {
     pub(super) store: Store,
     pub(super) embedder: Option<Arc<Embedder>>,
     pub(super) memory: Arc<Memory>,
+    pub(super) reader: Reader,
 }
 
 pub(super) struct Memory {
@@ -121,12 +123,20 @@ impl KnowledgeBases {
             Some(embedder) => info!(model = embedder.model(), "knowledge is found by full text and vectors"),
             None => info!("knowledge is found by full text alone: knowledge.base_url names no embeddings endpoint"),
         }
-        Ok(Self { embedder: embedder.map(Arc::new), ..Self::without_vectors(store) })
+        Ok(Self {
+            embedder: embedder.map(Arc::new),
+            ..Self::without_vectors(store).reading_with(config.reader.clone())
+        })
     }
 
-    /// Full text alone.
+    /// Full text alone, of plain text and Markdown alone.
     pub fn without_vectors(store: Store) -> Self {
-        Self { store, embedder: None, memory: Arc::default() }
+        Self { store, embedder: None, memory: Arc::default(), reader: Reader::default() }
+    }
+
+    /// Other documents too, by whatever this reader starts.
+    pub fn reading_with(self, reader: Reader) -> Self {
+        Self { reader, ..self }
     }
 
     pub fn means(&self) -> Means {

@@ -22,7 +22,7 @@ pub(super) fn read(bytes: &[u8], blocks: &mut Blocks) -> Result<(), ExtractError
     }
     let body = match zip.by_name(BODY) {
         Ok(body) => body,
-        Err(ZipError::FileNotFound) => return Err(ExtractError::WrongType("this is a zip, but no DOCX")),
+        Err(ZipError::FileNotFound) => return Err(ExtractError::WrongType("this is a zip, but no DOCX".into())),
         Err(ZipError::UnsupportedArchive(_)) => return Err(ExtractError::Locked),
         Err(error) => return Err(broken(error)),
     };

@@ -29,7 +29,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<String, ExtractError> {
     let odd = |c: &char| (c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{c}')) || *c == '\u{fffd}';
     let (all, oddities) = (text.chars().count(), text.chars().filter(odd).count());
     if oddities * 20 > all {
-        return Err(ExtractError::WrongType("this is no text"));
+        return Err(ExtractError::WrongType("this is no text".into()));
     }
     Ok(text)
 }
