@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::agent::tools::ToolRegistry;
-use crate::agent::tools::fetch::Fetcher;
+use crate::agent::tools::fetch::{Authorities, Fetcher};
 use crate::agent::tools::reach::Reach;
 use crate::call::analysis::Analyst;
 use crate::call::budget::Budgets;
@@ -142,7 +142,9 @@ impl App {
         if let Some(knowledge) = &knowledge {
             calls.use_library(Arc::new(knowledge.clone()));
         }
-        let made = Fetcher::new(Reach::new(&config.tools.allow_private)).context("the client of companies' tools")?;
+        let authorities = Authorities::read(config.tools.ca_file.as_deref()).context("tools.ca_file")?;
+        let made = Fetcher::trusting(Reach::new(&config.tools.allow_private), &authorities)
+            .context("the client of companies' tools")?;
         let made = MadeTools::new(directory.clone(), made, store.clone());
         calls.use_company_tools(Arc::new(made.clone()));
         for line in directory.load().lines() {
@@ -159,7 +161,8 @@ impl App {
             let budgets = Budgets::new(store.clone(), directory.clone(), config.prices.clone());
             calls.use_budgets(budgets.clone());
             after.spawn(budgets.run(closing.clone()));
-            let deliveries = Deliveries::new(store.clone(), (&config.webhooks).into()).context("webhooks")?;
+            let deliveries = Deliveries::trusting(store.clone(), (&config.webhooks).into(), &authorities);
+            let deliveries = deliveries.context("webhooks")?;
             after.spawn(deliveries.run(closing.clone()));
             after.spawn(Analyst::new(store.clone(), calls.clone()).run(closing.clone()));
         }

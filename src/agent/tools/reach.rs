@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
@@ -24,6 +25,8 @@ pub struct ToolsConfig {
     /// Networks (`10.1.0.0/16`), addresses and host names that tools may reach though they are not of the public
     /// internet. A name is allowed at whatever address it has: name only hosts whose names you give out yourself.
     pub allow_private: Vec<String>,
+    /// PEM file of authorities that servers of tools and webhooks may be signed by, beside those of the system.
+    pub ca_file: Option<PathBuf>,
     /// Time after which a tool that has not answered is bridged by a spoken word, ms; 0 = never. Less speaks over tools
     /// that are nearly done.
     pub filler_after_ms: u64,
@@ -31,7 +34,7 @@ pub struct ToolsConfig {
 
 impl Default for ToolsConfig {
     fn default() -> Self {
-        Self { allow_private: Vec::new(), filler_after_ms: 700 }
+        Self { allow_private: Vec::new(), ca_file: None, filler_after_ms: 700 }
     }
 }
 
