@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::agent::tools::ToolRegistry;
-use crate::agent::tools::fetch::Fetcher;
+use crate::agent::tools::fetch::{Authorities, Fetcher};
+use crate::agent::tools::mcp::Commands;
 use crate::agent::tools::reach::Reach;
 use crate::call::analysis::Analyst;
 use crate::call::budget::Budgets;
@@ -142,8 +143,10 @@ impl App {
         if let Some(knowledge) = &knowledge {
             calls.use_library(Arc::new(knowledge.clone()));
         }
-        let made = Fetcher::new(Reach::new(&config.tools.allow_private)).context("the client of companies' tools")?;
-        let made = MadeTools::new(directory.clone(), made, store.clone());
+        let authorities = Authorities::read(config.tools.ca_file.as_deref()).context("tools.ca_file")?;
+        let made = Fetcher::trusting(Reach::new(&config.tools.allow_private), &authorities)
+            .context("the client of companies' tools")?;
+        let made = MadeTools::new(directory.clone(), made, Commands::new(&config.tools.mcp_commands), store.clone());
         calls.use_company_tools(Arc::new(made.clone()));
         for line in directory.load().lines() {
             if let Err(fault) = calls.can_run(&line.agent) {
@@ -159,7 +162,8 @@ impl App {
             let budgets = Budgets::new(store.clone(), directory.clone(), config.prices.clone());
             calls.use_budgets(budgets.clone());
             after.spawn(budgets.run(closing.clone()));
-            let deliveries = Deliveries::new(store.clone(), (&config.webhooks).into()).context("webhooks")?;
+            let deliveries = Deliveries::trusting(store.clone(), (&config.webhooks).into(), &authorities);
+            let deliveries = deliveries.context("webhooks")?;
             after.spawn(deliveries.run(closing.clone()));
             after.spawn(Analyst::new(store.clone(), calls.clone()).run(closing.clone()));
         }
@@ -201,7 +205,7 @@ impl App {
                 sockets.spawn(index_waiting(knowledge.clone(), draining.clone()));
                 let api = ApiState {
                     knowledge,
-                    fetcher: Some(made.fetcher().clone()),
+                    made: Some(made.clone()),
                     admin: config.security.admin_token.as_ref().map(Token::new),
                     setup,
                     sip: Some(sip.clone()),

@@ -10,15 +10,18 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
-use offhook::agent::tools::fetch::Fetcher;
+use offhook::agent::tools::fetch::{Authorities, Fetcher};
 use offhook::agent::tools::http::{HttpTool, HttpToolDefinition, SecretHeaders};
 use offhook::agent::tools::reach::{Names, Reach};
 use offhook::agent::tools::{ToolBox, ToolContext, ToolRegistry, ToolResult};
 use offhook::speech::llm::ToolCall;
 use offhook::telephony::{CallId, PhoneNumber};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// Of every tool here.
 const LIMIT: Duration = Duration::from_millis(1500);
@@ -466,6 +469,83 @@ async fn a_side_effect_happens_once_for_one_wish() {
     let key = |head: &String| head.lines().find(|line| line.starts_with("idempotency-key")).unwrap().to_owned();
     let keys: std::collections::BTreeSet<String> = heads.iter().map(key).collect();
     assert_eq!(keys.len(), 3);
+}
+
+/// A server with TLS and a certificate of `tests/data/tls`; its port.
+async fn secure(certificate: &str) -> u16 {
+    let file = |name: &str| format!("{}/tests/data/tls/{name}.pem", env!("CARGO_MANIFEST_DIR"));
+    let chain = CertificateDer::pem_file_iter(file(certificate)).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_file(file("key")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let (acceptor, listener) = (TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                // A client that does not believe the certificate goes away.
+                let Ok(mut socket) = acceptor.accept(socket).await else { return };
+                let mut head = Vec::new();
+                while !head.windows(4).any(|end| end == b"\r\n\r\n") && head.len() < 64 * 1024 {
+                    if socket.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                let body = r#"{"secure": true}"#;
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json";
+                let answer = format!("{head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+                let _ = socket.write_all(answer.as_bytes()).await;
+                let _ = socket.shutdown().await;
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_certificate_is_believed_if_the_operator_trusts_its_authority_and_host_and_time_are_right() {
+    let ca = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tls/ca.pem"));
+    let ours = Authorities::read(Some(ca)).unwrap();
+    for (certificate, host, authorities, reason) in [
+        ("good", "good.example", &ours, None),
+        ("good", "good.example", &Authorities::default(), Some("nobody who is trusted here signed it")),
+        ("stranger", "good.example", &ours, Some("tools.ca_file")),
+        ("good", "other.example", &ours, Some("it is for another host")),
+        ("expired", "good.example", &ours, Some("it has expired")),
+    ] {
+        let port = secure(certificate).await;
+        let allowed = ["good.example", "other.example"].map(str::to_owned);
+        let reach = Reach::with_names(&allowed, TestNames { looks: AtomicUsize::new(0) });
+        let mut place = Place::open().await;
+        place.fetcher = Fetcher::trusting(reach, authorities).unwrap();
+        let result = place.ask(&format!("https://{host}:{port}/")).await;
+        match reason {
+            None => assert!(result.ok && result.content.contains("secure"), "{}", result.content),
+            Some(reason) => assert!(
+                !result.ok && result.content.contains("certificate is not believed") && result.content.contains(reason),
+                "{certificate} for {host}: {}",
+                result.content
+            ),
+        }
+        assert!(!result.content.contains("sesame"), "{}", result.content);
+    }
+}
+
+#[test]
+fn a_file_that_holds_no_authorities_is_told() {
+    let read = |text: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        std::fs::write(&path, text).unwrap();
+        Authorities::read(Some(&path)).map(|_| ()).unwrap_err().to_string()
+    };
+    assert!(read("").contains("there is no certificate in it"), "{}", read(""));
+    assert!(read("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").contains("no authorities in PEM"));
+    let missing = Authorities::read(Some(std::path::Path::new("/not/there.pem"))).map(|_| ()).unwrap_err().to_string();
+    assert!(missing.contains("/not/there.pem"), "{missing}");
+    assert!(Authorities::read(None).is_ok());
 }
 
 #[test]

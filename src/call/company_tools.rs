@@ -13,8 +13,8 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::agent::tools::fetch::Fetcher;
-use crate::agent::tools::http::HttpTool;
-use crate::agent::tools::mcp::{McpServers, WantedServer};
+use crate::agent::tools::http::{HttpTool, SecretHeaders};
+use crate::agent::tools::mcp::{self, Commands, McpServerDefinition, McpServers, WantedServer};
 use crate::agent::tools::{CompanyTools, Tool, ToolContext, ToolError, ToolOutcome, ToolRegistry};
 use crate::speech::llm::ToolSpec;
 use crate::store::Store;
@@ -40,14 +40,29 @@ struct Inner {
 }
 
 impl MadeTools {
-    pub fn new(directory: Arc<ArcSwap<Directory>>, fetcher: Fetcher, store: Option<Store>) -> Self {
-        let servers = McpServers::new(fetcher.clone());
+    pub fn new(directory: Arc<ArcSwap<Directory>>, fetcher: Fetcher, commands: Commands, store: Option<Store>) -> Self {
+        let servers = McpServers::new(fetcher.clone(), commands);
         Self { inner: Arc::new(Inner { directory, fetcher, servers, store }) }
     }
 
     /// What a server has, by name; `None`: it has not answered.
     pub fn of_server(&self, id: Uuid) -> Option<Vec<(String, String)>> {
         self.inner.servers.tools(id)
+    }
+
+    /// What a server has when it is asked, for whoever sets it up: one at an endpoint as it is defined here, a process
+    /// as it runs.
+    pub async fn look(
+        &self,
+        id: Uuid,
+        definition: &McpServerDefinition,
+        secrets: &SecretHeaders,
+    ) -> Result<Vec<(String, String)>, String> {
+        if definition.command.is_empty() {
+            mcp::look(definition, secrets, &self.inner.fetcher).await
+        } else {
+            self.inner.servers.look(id).await
+        }
     }
 
     pub fn fetcher(&self) -> &Fetcher {

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
+use crate::agent::tools::fetch::Authorities;
 use crate::agent::tools::reach::Reach;
 use crate::clock;
 use crate::protocol::network::Network;
@@ -133,7 +134,16 @@ pub struct Deliveries {
 
 impl Deliveries {
     pub fn new(store: Store, settings: DeliverySettings) -> Result<Self, reqwest::Error> {
-        Ok(Self { courier: Courier::new(&settings)?, store, settings })
+        Self::trusting(store, settings, &Authorities::default())
+    }
+
+    /// To endpoints that these authorities signed for, too.
+    pub fn trusting(
+        store: Store,
+        settings: DeliverySettings,
+        authorities: &Authorities,
+    ) -> Result<Self, reqwest::Error> {
+        Ok(Self { courier: Courier::new(&settings, authorities)?, store, settings })
     }
 
     pub async fn run(self, stop: CancellationToken) {
@@ -308,7 +318,7 @@ struct Courier {
 }
 
 impl Courier {
-    fn new(settings: &DeliverySettings) -> Result<Self, reqwest::Error> {
+    fn new(settings: &DeliverySettings, authorities: &Authorities) -> Result<Self, reqwest::Error> {
         // An error says that a provider is installed already, which is all that is wanted.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let reach = Reach::new(&settings.allow_private);
@@ -321,6 +331,7 @@ impl Courier {
             .no_proxy()
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(AT_ONCE_ENDPOINT)
+            .tls_certs_merge(authorities.certificates())
             .build()?;
         Ok(Self { client, reach, plain: !settings.allow_private.is_empty(), limit: settings.limit })
     }
@@ -442,7 +453,7 @@ mod tests {
         let courier = |allow: &[&str]| {
             let allow_private = allow.iter().map(|text| (*text).to_owned()).collect();
             let config = WebhooksConfig { allow_private, ..WebhooksConfig::default() };
-            Courier::new(&DeliverySettings::from(&config)).unwrap()
+            Courier::new(&DeliverySettings::from(&config), &Authorities::default()).unwrap()
         };
         let strict = courier(&[]);
         assert!(strict.allowed("https://93.184.216.34/x").is_ok());

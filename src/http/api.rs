@@ -24,7 +24,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 use uuid::Uuid;
 
-use crate::agent::tools::fetch::Fetcher;
+use crate::call::company_tools::MadeTools;
 use crate::call::handle::CallEvent;
 use crate::call::outbound::Outbound;
 use crate::call::registry::Calls;
@@ -95,8 +95,8 @@ pub struct ApiState {
     pub store: Store,
     /// How its documents are read and found.
     pub knowledge: KnowledgeBases,
-    /// How companies' tools are tried out, where the server has a client for them.
-    pub fetcher: Option<Fetcher>,
+    /// How companies' tools are tried out, where the server has them.
+    pub made: Option<MadeTools>,
     pub calls: Arc<dyn LiveCalls>,
     pub outbound: Arc<dyn Outbound>,
     pub urls: Arc<ServerUrls>,
@@ -131,7 +131,7 @@ impl ApiState {
         Self {
             knowledge: KnowledgeBases::without_vectors(store.clone()),
             store,
-            fetcher: None,
+            made: None,
             calls,
             outbound,
             urls,

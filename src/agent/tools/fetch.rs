@@ -1,7 +1,9 @@
 //! One HTTP exchange with a server that a company named and that nobody trusts: bounded in time, bytes and redirects,
 //! to addresses that may be reached, without cookies, proxies or anything that a hop before has said.
 
-use std::error::Error as _;
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +11,10 @@ use bytes::Bytes;
 use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION,
 };
-use reqwest::{Client, Method, Response, StatusCode, Url};
+use reqwest::{Certificate, Client, Method, Response, StatusCode, Url};
+use rustls::CertificateError;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
@@ -64,6 +69,8 @@ pub enum FetchError {
     RedirectLoop,
     #[error("no connection: {0}")]
     NoConnection(String),
+    #[error("the server's certificate is not believed: {0}")]
+    Certificate(String),
     /// What was sent may have been done.
     #[error("the connection broke: {0}")]
     Broken(String),
@@ -81,7 +88,46 @@ impl FetchError {
 
     /// Whether the server cannot have done anything.
     pub fn is_undone(&self) -> bool {
-        matches!(self, Self::OutOfReach(_) | Self::Address(_) | Self::NoConnection(_))
+        matches!(self, Self::OutOfReach(_) | Self::Address(_) | Self::NoConnection(_) | Self::Certificate(_))
+    }
+}
+
+/// Who may sign the certificates of servers, beside the system's authorities.
+#[derive(Clone, Debug, Default)]
+pub struct Authorities {
+    certificates: Vec<Certificate>,
+}
+
+/// Why a file of authorities is of no use: correct the configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("{} holds no authorities in PEM: {why}", path.display())]
+pub struct AuthoritiesError {
+    path: PathBuf,
+    why: String,
+}
+
+impl Authorities {
+    /// Those of a PEM file; `None`: the system's alone.
+    pub fn read(path: Option<&Path>) -> Result<Self, AuthoritiesError> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let fault = |why: String| AuthoritiesError { path: path.to_owned(), why };
+        let found = CertificateDer::pem_file_iter(path).map_err(|error| fault(error.to_string()))?;
+        let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|error| fault(error.to_string()))?;
+        if found.is_empty() {
+            return Err(fault("there is no certificate in it".to_owned()));
+        }
+        let mut roots = rustls::RootCertStore::empty();
+        let mut certificates = Vec::with_capacity(found.len());
+        for der in found {
+            roots.add(der.clone()).map_err(|error| fault(error.to_string()))?;
+            certificates.push(Certificate::from_der(&der).map_err(|error| fault(error.to_string()))?);
+        }
+        Ok(Self { certificates })
+    }
+
+    /// Besides those that a client believes already.
+    pub fn certificates(&self) -> impl Iterator<Item = Certificate> + '_ {
+        self.certificates.iter().cloned()
     }
 }
 
@@ -95,6 +141,11 @@ pub struct Fetcher {
 
 impl Fetcher {
     pub fn new(reach: Reach) -> Result<Self, reqwest::Error> {
+        Self::trusting(reach, &Authorities::default())
+    }
+
+    /// One that believes these authorities too.
+    pub fn trusting(reach: Reach, authorities: &Authorities) -> Result<Self, reqwest::Error> {
         // An error says that a provider is installed already, which is all that is wanted.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
@@ -108,6 +159,7 @@ impl Fetcher {
             .tcp_nodelay(true)
             .pool_max_idle_per_host(KEPT)
             .pool_idle_timeout(KEPT_FOR)
+            .tls_certs_merge(authorities.certificates())
             .build()?;
         Ok(Self { client, reach, places: Arc::new(Semaphore::new(AT_ONCE)) })
     }
@@ -233,12 +285,36 @@ fn broken(error: reqwest::Error) -> FetchError {
         if let Some(refused) = cause.downcast_ref::<OutOfReach>() {
             return FetchError::OutOfReach(refused.clone());
         }
+        if let Some(problem) = certificate_problem(cause) {
+            return FetchError::Certificate(problem);
+        }
         // The innermost says what happened.
         detail = cause.to_string();
         source = cause.source();
     }
     let detail = detail.chars().filter(|c| !c.is_control()).take(200).collect();
     if error.is_connect() { FetchError::NoConnection(detail) } else { FetchError::Broken(detail) }
+}
+
+/// What is wrong with a certificate, where that is why.
+fn certificate_problem(cause: &(dyn Error + 'static)) -> Option<String> {
+    // Errors of sockets hold others without being caused by them, one within the other.
+    let mut cause = cause;
+    while let Some(within) = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        cause = within;
+    }
+    let Some(rustls::Error::InvalidCertificate(problem)) = cause.downcast_ref() else { return None };
+    Some(match problem {
+        CertificateError::UnknownIssuer => {
+            "nobody who is trusted here signed it; the operator can name an authority in tools.ca_file".to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "it is for another host".to_owned()
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
+        other => other.to_string().chars().filter(|c| !c.is_control()).take(200).collect(),
+    })
 }
 
 impl Answer {
