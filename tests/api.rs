@@ -344,6 +344,7 @@ fn record(company: Uuid, name: &str, integration: Uuid, agent: Uuid) -> CallReco
         agent_id: Some(agent),
         agent_version: Some(1),
         purpose: None,
+        vars: Default::default(),
         started: Timestamp::now(),
         answered: Some(Timestamp::now()),
         ended: Some(Timestamp::now()),

@@ -111,6 +111,7 @@ fn record(place: &Place, provider_call: &str) -> CallRecord {
         agent_id: Some(place.agent),
         agent_version: Some(1),
         purpose: None,
+        vars: Default::default(),
         started: now(),
         answered: Some(now()),
         ended: None,

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{Desk, MAX_DIALLED};
 use crate::agent::phrases::Phrases;
 use crate::agent::profile::TransferNote;
+use crate::agent::variables::Vars;
 use crate::call::registry::{CallSetup, Refused};
 use crate::providers;
 use crate::providers::provider::{CallNews, CallState};
@@ -71,6 +72,7 @@ impl Desk {
             if let Some(id) = &news.provider_call {
                 setup.provider_call = id.clone();
             }
+            setup.fields.extend(news.fields.clone());
             return match inner.calls.ready() {
                 Ok(()) => Offer::Talk(Box::new(setup)),
                 Err(refused) => Offer::Busy(refused),
@@ -115,6 +117,8 @@ impl Desk {
             agent_id: Some(line.agent_id),
             agent_version: Some(line.agent_version),
             purpose: None,
+            vars: Vars::default(),
+            fields: news.fields.clone(),
         }))
     }
 
