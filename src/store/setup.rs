@@ -852,6 +852,7 @@ prompt = "Talk."
 tools = ["make_call", "remember"]
 exit = [{ name = "done", when = "they are done", goto = "bye" }]
 give_up = "bye"
+failed = { say = "Nobody is here.", goto = "bye" }
 [[node]]
 id = "bye"
 kind = "end"
