@@ -254,12 +254,23 @@ fn a_workflow_file_speaks_for_a_company_and_knows_what_is_given_with_the_call() 
     };
     let desk = write(
         "desk.toml",
-        "version = 1\nname = \"Desk\"\nlanguage = \"en\"\nstart = \"open\"\n[fallback]\nsay = [\"Sorry?\"]\ntries = 3\n\
-         goto = \"open\"\n[[node]]\nid = \"open\"\nkind = \"listen\"\nsay = \"Order {vars.order_id} \
-         {% if vars.people > 3 %}for many{% endif %} from {webhook.FromCity}.\"\n",
+        r#"
+        version = 1
+        name = "Desk"
+        language = "en"
+        fallback = { say = ["Sorry?"], tries = 3, goto = "open" }
+        [[node]]
+        id = "hello"
+        kind = "start"
+        say = "Order {vars.order_id}{% if vars.people > 3 %} for many{% endif %} from {webhook.FromCity}."
+        goto = "open"
+        [[node]]
+        id = "open"
+        kind = "listen"
+        "#,
     );
     let given = ["--var", "order_id=A-17", "--var", "people=4", "--webhook", "FromCity=Kyiv"];
-    let text = printed(&offhook(&[&["chat", &desk], &given[..]].concat(), ""));
+    let text = printed(&offhook(&[&["chat", &*desk][..], &given[..]].concat(), ""));
     assert!(text.contains("agent   Order A-17 for many from Kyiv."), "{text}");
     let output = offhook(&["chat", &desk, "--var", "order id=1"], "");
     assert!(
