@@ -13,5 +13,6 @@ pub mod phrases;
 pub mod profile;
 pub mod prompt;
 pub mod tools;
+pub mod variables;
 pub mod walk;
 pub mod workflow;

@@ -369,6 +369,18 @@ async fn a_workflow_is_read_beside_the_set_up_file_and_stored_as_text(base: Base
     place.apply(&format!("{ACME}\n workflow = \"workflows/desk.toml\"\n")).await;
     let directory = place.directory().await;
     assert_eq!(directory.lines().next().unwrap().agent.workflow.as_deref(), Some(workflow.as_str()));
+    let hotel =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("workflows/hotel-booking.toml")).unwrap();
+    place.write("workflows/hotel.toml", &hotel);
+    let printed =
+        place.refuse(&format!("{ACME}\n workflow = \"workflows/hotel.toml\"\n tools = [\"send_sms\"]\n")).await;
+    for part in [
+        "workflow: node \"price\": needs the tool `room_price`",
+        "workflow: node \"question\": needs the tool `search_knowledge`",
+    ] {
+        assert!(printed.contains(part), "{part}: {printed}");
+    }
+    assert!(!printed.contains("send_sms"), "{printed}");
     place.write("workflows/desk.toml", "this is no workflow");
     let printed = place.refuse(&format!("{ACME}\n workflow = \"workflows/desk.toml\"\n")).await;
     assert!(printed.contains("[[agent]] 1 \"Front desk\": workflow: "), "{printed}");

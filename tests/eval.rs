@@ -237,6 +237,66 @@ fn a_workflow_file_alone_can_be_talked_with_and_an_unknown_agent_is_named() {
 }
 
 #[test]
+fn a_workflow_file_speaks_for_a_company_and_knows_what_is_given_with_the_call() {
+    let output = offhook(&["chat", "workflows/hotel-booking.toml"], "");
+    let text = printed(&output);
+    assert!(output.status.success() && text.contains("agent   Hello, Hotel booking. This call"), "{text}");
+    assert!(text.contains("(Hotel booking, answered by"), "{text}");
+    let output = offhook(&["chat", "workflows/hotel-booking.toml", "--company", "Oak Inn"], "");
+    let text = printed(&output);
+    assert!(text.contains("agent   Hello, Oak Inn.") && text.contains("(Hotel booking of Oak Inn, answered"), "{text}");
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let desk = write(
+        "desk.toml",
+        r#"
+        version = 1
+        name = "Desk"
+        language = "en"
+        fallback = { say = ["Sorry?"], tries = 3, goto = "open" }
+        [[node]]
+        id = "hello"
+        kind = "start"
+        say = "Order {vars.order_id}{% if vars.people > 3 %} for many{% endif %} from {webhook.FromCity}."
+        goto = "open"
+        [[node]]
+        id = "open"
+        kind = "listen"
+        "#,
+    );
+    let given = ["--var", "order_id=A-17", "--var", "people=4", "--webhook", "FromCity=Kyiv"];
+    let text = printed(&offhook(&[&["chat", &*desk][..], &given[..]].concat(), ""));
+    assert!(text.contains("agent   Order A-17 for many from Kyiv."), "{text}");
+    let output = offhook(&["chat", &desk, "--var", "order id=1"], "");
+    assert!(
+        !output.status.success() && printed(&output).contains("--var: \"order id\" is no name"),
+        "{}",
+        printed(&output)
+    );
+
+    write(
+        "setup.toml",
+        "[[company]]\nname = \"A\"\n[[agent]]\ncompany = \"A\"\nname = \"Desk\"\nworkflow = \"desk.toml\"\nllm = { engine = \"builtin\" }\n",
+    );
+    let scenario = |facts: &str| {
+        let text = format!(
+            "version = 1\nagent = \"Desk\"\nsetup = \"setup.toml\"\n[facts]\n{facts}\n[greeting]\nsaid = \"Order A-17 for many from \
+             Lviv.\"\n[[step]]\nsays = \"Hello\"\n"
+        );
+        offhook(&["eval", &write("scenario.toml", &text)], "")
+    };
+    let output = scenario("vars = { order_id = \"A-17\", people = 4 }\nwebhook = { FromCity = \"Lviv\" }");
+    assert!(output.status.success(), "{}", printed(&output));
+    let output = scenario("vars = { order_id = [1] }");
+    assert!(printed(&output).contains("vars.order_id") && !output.status.success(), "{}", printed(&output));
+}
+
+#[test]
 fn an_agent_in_the_store_is_found_by_its_name() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let url = format!("sqlite://{}/offhook.db", folder.path().display());

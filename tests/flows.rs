@@ -6,6 +6,9 @@ mod stores;
 
 mod common;
 
+#[path = "common/receiver.rs"]
+mod receiver;
+
 #[path = "common/whole.rs"]
 mod whole;
 
@@ -21,3 +24,5 @@ mod seed;
 mod sms;
 #[path = "flows/tools.rs"]
 mod tools;
+#[path = "flows/vars.rs"]
+mod vars;

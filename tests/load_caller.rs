@@ -37,6 +37,7 @@ fn turn(kind: Kind, start: Start, ms: u64) -> Turn {
         start,
         speech: vec![(60, 60 + ms)],
         samples: [silence(60), tone(ms), silence(200)].concat(),
+        keys: String::new(),
     }
 }
 

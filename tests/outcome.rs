@@ -1,17 +1,11 @@
 //! What comes after a call, on every database: its analysis, and what its company is told of it, by real HTTP to a server
 //! of the company's.
 
-use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
-use axum::response::IntoResponse;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use common::{Cast, PATIENCE, quick};
 use jiff::Timestamp;
@@ -36,9 +30,9 @@ use offhook::store::setup::Setup;
 use offhook::store::spend::Used;
 use offhook::store::{Action, ApplyOptions, At, Part, Store};
 use offhook::telephony::{CallEnd, CallId, Direction, EndReason, Party, PhoneNumber};
+use receiver::{Post, Reaction, Receiver, signature, webhook};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use stores::Base;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -50,6 +44,9 @@ use whole::{CALLER, Company, LINE, OnTwilio, Whole, account, caller, front_desk,
 mod stores;
 
 mod common;
+
+#[path = "common/receiver.rs"]
+mod receiver;
 
 #[path = "common/whole.rs"]
 mod whole;
@@ -72,112 +69,6 @@ on_every_store! {
     what_two_servers_count_of_a_day_is_added
     webhooks_are_set_up_by_file
     webhooks_are_managed_by_their_owner_and_seen_by_no_other_company
-}
-
-/// What came to the company's server.
-#[derive(Clone, Debug)]
-struct Post {
-    path: String,
-    id: String,
-    timestamp: String,
-    signature: String,
-    body: String,
-}
-
-impl Post {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).expect("JSON")
-    }
-
-    fn kind(&self) -> String {
-        text(&self.json()["type"]).to_owned()
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Reaction {
-    Status(u16),
-    /// To `/inside`.
-    Redirect,
-    Hangs,
-}
-
-/// A company's server: does what its script says for a path, else takes everything.
-#[derive(Clone)]
-struct Receiver {
-    address: SocketAddr,
-    posts: Arc<Mutex<Vec<Post>>>,
-    script: Arc<Mutex<HashMap<String, VecDeque<Reaction>>>>,
-}
-
-impl Receiver {
-    async fn start() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let this = Self { address, posts: Arc::default(), script: Arc::default() };
-        let router = axum::Router::new().fallback(receive).with_state(this.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        this
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
-    }
-
-    fn reacts(&self, path: &str, reactions: impl IntoIterator<Item = Reaction>) {
-        self.script.lock().unwrap().insert(path.into(), reactions.into_iter().collect());
-    }
-
-    fn at(&self, path: &str) -> Vec<Post> {
-        self.posts.lock().unwrap().iter().filter(|post| post.path == path).cloned().collect()
-    }
-
-    async fn got(&self, path: &str, count: usize) -> Vec<Post> {
-        until(&format!("{count} posts at {path}"), async || {
-            let posts = self.at(path);
-            (posts.len() >= count).then_some(posts)
-        })
-        .await
-    }
-}
-
-async fn receive(
-    State(receiver): State<Receiver>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> axum::response::Response {
-    let header = |name: &str| headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
-    let path = uri.path().to_owned();
-    receiver.posts.lock().unwrap().push(Post {
-        path: path.clone(),
-        id: header("webhook-id"),
-        timestamp: header("webhook-timestamp"),
-        signature: header("webhook-signature"),
-        body: String::from_utf8(body.to_vec()).unwrap(),
-    });
-    let reaction = receiver.script.lock().unwrap().get_mut(&path).and_then(VecDeque::pop_front);
-    match reaction {
-        None => "thank you".into_response(),
-        Some(Reaction::Status(status)) => (StatusCode::from_u16(status).unwrap(), "so it is\n").into_response(),
-        Some(Reaction::Redirect) => (StatusCode::FOUND, [("location", receiver.url("/inside"))]).into_response(),
-        Some(Reaction::Hangs) => std::future::pending().await,
-    }
-}
-
-/// HMAC-SHA256 by its definition (RFC 2104), without the library that signs.
-fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
-    let mut block = [0u8; 64];
-    block[..key.len()].copy_from_slice(key);
-    let pad = |with: u8| block.map(|byte| byte ^ with);
-    let inner = Sha256::new().chain_update(pad(0x36)).chain_update(message).finalize();
-    Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize().to_vec()
-}
-
-fn signature(secret: &str, post: &Post) -> String {
-    let key = BASE64_STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
-    let message = format!("{}.{}.{}", post.id, post.timestamp, post.body);
-    format!("v1,{}", BASE64_STANDARD.encode(hmac(&key, message.as_bytes())))
 }
 
 fn brisk() -> DeliverySettings {
@@ -276,11 +167,6 @@ async fn with_model(base: Base, steps: Vec<Answer>) -> (Whole, Arc<ScriptedModel
     })
     .await;
     (whole, model)
-}
-
-async fn webhook(company: &Company, url: &str) -> (Uuid, String) {
-    let made = company.post("/webhooks", json!({ "name": "CRM", "url": url })).await;
-    (whole::id(&made), text(&made["secret"]).to_owned())
 }
 
 async fn a_call_is_told_and_then_its_analysis_by_the_model(base: Base) {
@@ -773,6 +659,8 @@ async fn a_call_over_its_budget_ends_politely_and_a_company_over_its_day_excuses
         caller: PhoneNumber::new(CALLER),
         line: PhoneNumber::new(LINE),
         purpose: String::new(),
+        vars: Default::default(),
+        fields: Default::default(),
         began: jiff::Zoned::now(),
     };
     assert_eq!(whole.app.calls.writer(&profile, acme.company.id, &facts).err(), Some(Refused::OverBudget));

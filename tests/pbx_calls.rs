@@ -180,6 +180,99 @@ async fn binotel_brings_a_customer_and_calls_one_back() {
     mock.stop().await;
 }
 
+/// Says what it was told of the call, and what it must not know.
+const TELLER: &str = r#"
+version = 1
+name = "teller"
+language = "en"
+[fallback]
+say = ["Sorry?"]
+tries = 9
+goto = "bye"
+[[node]]
+id = "hello"
+kind = "start"
+say = "The {webhook.X_Order_Name}{% if webhook.call_type == 'in' or webhook.callType == '0' %}, for a caller{% endif %}{% if webhook.project_id or webhook.companyID or webhook.X_Auth_Token %}, leaked{% endif %}{% if vars.paid %}, paid for{% endif %}."
+goto = "open"
+[[node]]
+id = "open"
+kind = "listen"
+say = "What else?"
+  [[node.when]]
+  hear = ["nothing"]
+  goto = "bye"
+[[node]]
+id = "bye"
+kind = "end"
+say = "Goodbye."
+"#;
+
+fn told_switch() -> SwitchConfig {
+    let headers = [("X-Order-Name", "Blue Lamp"), ("X-Auth-Token", "very-secret"), ("Subject", "none of ours")];
+    SwitchConfig { headers: headers.map(|(name, value)| (name.into(), value.into())).into(), ..switch() }
+}
+
+/// The agent of every line is the teller.
+async fn tells(company: &Company) {
+    let agent = items(company.get("/agents").await).remove(0);
+    let profile = json!({ "name": "Teller", "llm": { "engine": "builtin" }, "workflow": TELLER });
+    company.put(&format!("/agents/{}", id(&agent)), profile).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_ringostat_webhook_and_an_invite_tell_reaches_the_workflow_together() {
+    let (whole, company) = program().await;
+    let config = RingostatConfig { ring: RING, sip: Some(told_switch()), ..RingostatConfig::default() };
+    let mock = MockRingostat::start(config, listener().await).expect("it starts");
+    let registrar = mock.registrar().expect("a SIP side");
+    let credentials = with_sip(ringostat_credentials(&mock), registrar, "acme_concierge", "mock-sip-password-701");
+    let (_, hook) = registered(&company, "ringostat", credentials, "acme_concierge").await;
+    mock.set_webhook(hook);
+    tells(&company).await;
+    until("the server knows the teller", async || {
+        whole.directory.load().lines().any(|line| line.agent.name == "Teller").then_some(())
+    })
+    .await;
+
+    let inbound = mock.call(ringostat::Call { from: "380501234567".into(), ..ringostat::Call::default() });
+    timeout(PATIENCE * 3, inbound).await.expect("the call ends");
+    let call = company.only_call(|call| call["ended_at"].is_string()).await;
+    let record = company.record(id(&call)).await;
+    assert_eq!(Company::said(&record)[0], "agent: The Blue Lamp, for a caller. What else?", "{record}");
+
+    // A call back, asked for with a variable.
+    let order = json!({ "to": CUSTOMER, "vars": { "paid": true } });
+    let record = company.record(id(&company.post("/calls", order).await)).await;
+    assert_eq!(Company::said(&record)[0], "agent: The Blue Lamp, paid for. What else?", "{record}");
+    assert_eq!(record["vars"], json!({ "paid": true }));
+    whole.stop().await;
+    mock.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_binotel_webhook_and_an_invite_tell_reaches_the_workflow_together() {
+    let (whole, company) = program().await;
+    let config = BinotelConfig { ring: Duration::ZERO, sip: Some(told_switch()), ..BinotelConfig::default() };
+    let mock = MockBinotel::start(config, listener().await).expect("it starts");
+    let registrar = mock.registrar().expect("a SIP side");
+    let credentials = with_sip(binotel_credentials(&mock), registrar, "mock901", "mock-sip-password-901");
+    let (_, hook) = registered(&company, "binotel", credentials, "901").await;
+    mock.set_webhook(hook);
+    tells(&company).await;
+    until("the server knows the teller", async || {
+        whole.directory.load().lines().any(|line| line.agent.name == "Teller").then_some(())
+    })
+    .await;
+
+    let inbound = mock.call(binotel::Call { from: "0501234567".into(), ..binotel::Call::default() });
+    timeout(PATIENCE * 3, inbound).await.expect("the call ends");
+    let call = company.only_call(|call| call["ended_at"].is_string()).await;
+    let record = company.record(id(&call)).await;
+    assert_eq!(Company::said(&record)[0], "agent: The Blue Lamp, for a caller. What else?", "{record}");
+    whole.stop().await;
+    mock.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_customer_is_told_that_nobody_answers_when_no_account_is_registered() {
     let config = RingostatConfig { ring: RING, sip: Some(switch()), ..RingostatConfig::default() };

@@ -37,7 +37,7 @@ impl Builtin {
     }
 
     /// What the workflow's texts and conditions see beside its slots: an object of `caller`, `line`, `call`, `company`,
-    /// `now` and `vars`. The same for the whole conversation.
+    /// `now`, `vars` and `webhook`. The same for the whole conversation.
     pub fn with_facts(self, facts: Value) -> Self {
         Self { facts: Arc::new(facts), ..self }
     }

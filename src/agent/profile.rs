@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::dialling::spent;
+use super::tools::{OF_EVERY_CALL, search_knowledge};
 use crate::conversation::settings::TurnOverrides;
 
 /// One agent. Engine names are checked against the configured engines when a call starts and by `offhook check`.
@@ -59,6 +60,19 @@ pub struct AgentProfile {
     #[serde(default)]
     #[schema(value_type = Object)]
     pub turn: TurnOverrides,
+}
+
+impl AgentProfile {
+    /// Whether it has the tool, as far as its profile says: what integrations bring and what a server has comes and goes.
+    pub fn has_tool(&self, tool: &str) -> bool {
+        let named = |own: &String| match own.strip_suffix('*') {
+            Some(server) => server.ends_with('.') && tool.starts_with(server),
+            None => own == tool,
+        };
+        OF_EVERY_CALL.contains(&tool)
+            || self.tools.iter().any(named)
+            || tool == search_knowledge::NAME && !self.knowledge.is_empty()
+    }
 }
 
 /// What a call may use; 0 = no limit.

@@ -215,6 +215,9 @@ const BUILTIN: [&str; 9] = [
     telephone::NAMES[2],
 ];
 
+/// What any agent has by itself.
+pub const OF_EVERY_CALL: [&str; 3] = ["end_call", "remember", "transfer_call"];
+
 /// Whether a tool of this name is the program's own.
 pub fn is_builtin(name: &str) -> bool {
     BUILTIN.contains(&name)

@@ -1,7 +1,7 @@
 //! The workflow file: a versioned graph of nodes, read from TOML or JSON into checked types. Reading lists every fault
 //! of a file at once, each with its place and its cure. What happens when a conversation walks the graph is `walk.rs`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use serde_json::{Map, Value};
@@ -355,19 +355,26 @@ impl Workflow {
         self.nodes.iter().map(|node| node.id.as_str())
     }
 
-    /// Names of the tools that the graph calls, or lets a model call, sorted.
-    pub fn tools(&self) -> BTreeSet<&str> {
-        let mut tools = BTreeSet::new();
-        for action in self.actions() {
-            tools.extend(action.call.iter().map(|call| call.tool.as_str()));
-            tools.extend(action.handover.iter().map(|_| "transfer_call"));
-            tools.extend(action.end.iter().map(|_| "end_call"));
+    /// The tools that the graph calls, or lets a model call, each with the first place that names it, as `node "price"`.
+    pub fn tools(&self) -> BTreeMap<&str, String> {
+        let mut tools = BTreeMap::new();
+        for rule in &self.rules {
+            name_tools(&mut tools, &rule.action, || "a [[rule]]".to_owned());
         }
         for node in &self.nodes {
-            match &node.kind {
-                Kind::Llm(talk) => tools.extend(talk.tools.iter().flatten().map(String::as_str)),
-                Kind::Knowledge(_) => drop(tools.insert(search_knowledge::NAME)),
-                _ => {}
+            let place = || format!("node \"{}\"", node.id);
+            node.when.iter().for_each(|rule| name_tools(&mut tools, &rule.action, place));
+            let named: Vec<&str> = match &node.kind {
+                Kind::Do(action) => {
+                    name_tools(&mut tools, action, place);
+                    Vec::new()
+                }
+                Kind::Llm(talk) => talk.tools.iter().flatten().map(String::as_str).collect(),
+                Kind::Knowledge(_) => vec![search_knowledge::NAME],
+                Kind::Listen { .. } | Kind::Collect { .. } | Kind::Branch { .. } => Vec::new(),
+            };
+            for tool in named {
+                tools.entry(tool).or_insert_with(place);
             }
         }
         tools
@@ -397,14 +404,14 @@ impl Workflow {
     pub(super) fn has_exit(&self, name: &str) -> bool {
         self.nodes.iter().any(|node| matches!(&node.kind, Kind::Llm(talk) if talk.exit(name).is_some()))
     }
+}
 
-    fn actions(&self) -> impl Iterator<Item = &Action> {
-        let rules = self.rules.iter().chain(self.nodes.iter().flat_map(|node| &node.when));
-        let done = self.nodes.iter().filter_map(|node| match &node.kind {
-            Kind::Do(action) => Some(action),
-            _ => None,
-        });
-        rules.map(|rule| &rule.action).chain(done)
+fn name_tools<'w>(tools: &mut BTreeMap<&'w str, String>, action: &'w Action, place: impl Fn() -> String) {
+    let called = action.call.as_ref().map(|call| call.tool.as_str());
+    let handed = action.handover.as_ref().map(|_| "transfer_call");
+    let ended = action.end.as_ref().map(|_| "end_call");
+    for tool in [called, handed, ended].into_iter().flatten() {
+        tools.entry(tool).or_insert_with(&place);
     }
 }
 
@@ -646,7 +653,9 @@ say = "Goodbye."
         assert_eq!(faults(TALK), [""; 0]);
         let workflow = Workflow::parse(TALK).unwrap();
         assert!(workflow.needs_model() && workflow.opens);
-        assert_eq!(workflow.tools().into_iter().collect::<Vec<_>>(), ["end_call", "price", "send_sms"]);
+        let tools: Vec<(&str, String)> = workflow.tools().into_iter().collect();
+        let places = ["node \"bye\"", "node \"price\"", "node \"note\""].map(str::to_owned);
+        assert_eq!(tools, ["end_call", "price", "send_sms"].into_iter().zip(places).collect::<Vec<_>>());
         check_talk("name = \"talk\"", "name = \"talk\"\nstart = \"talk\"", &["file, start: is not the node of kind"]);
         check_talk("kind = \"end\"", "kind = \"start\"\ngoto = \"talk\"", &["there is another start"]);
         check_talk("prompt = \"Find out how many come.\"", "", &["node \"talk\", prompt: is missing"]);

@@ -26,6 +26,7 @@ pub fn offered(setup: &CallSetup) -> CallRecord {
         agent_id: setup.agent_id,
         agent_version: setup.agent_version,
         purpose: setup.purpose.clone(),
+        vars: setup.vars.clone(),
         // An id holds the millisecond at which it was made: the webhook, not the audio, began the call.
         started: setup.id.made().unwrap_or_else(clock::now),
         answered: None,

@@ -28,7 +28,8 @@ use crate::agent::prompt::{self, CallFacts};
 use crate::agent::tools::recall_caller::RecallCaller;
 use crate::agent::tools::search_knowledge::{self, SearchKnowledge};
 use crate::agent::tools::telephone::{self, Telephone};
-use crate::agent::tools::{CompanyTools, Tool, ToolBox, ToolRegistry, steps};
+use crate::agent::tools::{CompanyTools, OF_EVERY_CALL, Tool, ToolBox, ToolRegistry, steps};
+use crate::agent::variables::{Fields, Vars};
 use crate::call::actor::{Call, Parts};
 use crate::call::budget::{Budgets, Meter, MeteredModel};
 use crate::call::engines::{CallEngines, EngineError, Engines};
@@ -65,6 +66,10 @@ pub struct CallSetup {
     pub agent_version: Option<i64>,
     /// Why we dialled.
     pub purpose: Option<String>,
+    /// What whoever asked for the call gave with it.
+    pub vars: Vars,
+    /// What its webhook and its INVITE told.
+    pub fields: Fields,
 }
 
 impl CallSetup {
@@ -215,7 +220,7 @@ impl Inner {
             tools.provision(company, &mut registry);
         }
         let mut names: Vec<&str> = agent.tools.iter().map(String::as_str).collect();
-        names.extend(CALL_TOOLS.iter().filter(|name| !agent.tools.iter().any(|tool| tool == *name)));
+        names.extend(OF_EVERY_CALL.iter().filter(|name| !agent.tools.iter().any(|tool| tool == *name)));
         if let (Some(library), false) = (self.library.get(), agent.knowledge.is_empty()) {
             let knowledge = library.of(company, &agent.knowledge);
             registry.add(Arc::new(SearchKnowledge { knowledge, language: agent.language.clone() }));
@@ -249,9 +254,6 @@ impl Inner {
         })
     }
 }
-
-/// Any agent may end its call, note a fact, and ask for a person.
-const CALL_TOOLS: [&str; 3] = ["end_call", "remember", "transfer_call"];
 
 impl Calls {
     pub fn new(
@@ -455,6 +457,8 @@ impl Calls {
             caller: setup.peer().clone(),
             line: setup.own().clone(),
             purpose: setup.purpose.clone().unwrap_or_default(),
+            vars: setup.vars.clone(),
+            fields: setup.fields.clone(),
             began: clock::local_now(),
         };
         let engines = inner.engines.for_agent(&setup.agent, facts.as_variables());

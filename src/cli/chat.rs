@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow};
 use tokio::sync::mpsc;
 
+use crate::agent::variables::Vars;
 use crate::call::thread::Telling;
 use crate::cli::rehearsal::{Stage, Talk, bare_agent, heard_of};
 use crate::config::Config;
@@ -22,7 +24,7 @@ pub struct Args {
     /// The set-up file that has the agent; without it, the store
     #[arg(long, value_name = "FILE")]
     setup: Option<PathBuf>,
-    /// Whose agent, where several companies have one of this name
+    /// Whose agent, where several companies have one of this name; of a workflow file, the name it speaks for
     #[arg(long, value_name = "NAME")]
     company: Option<String>,
     /// Show the tools that the agent uses: name, arguments, result
@@ -37,6 +39,12 @@ pub struct Args {
     /// The caller's number
     #[arg(long, default_value = "+15550002222", value_name = "NUMBER")]
     caller: String,
+    /// What is given with the call, as order_id=A-17: {vars.order_id} in a workflow, a fact to a model
+    #[arg(long = "var", value_name = "NAME=VALUE")]
+    vars: Vec<String>,
+    /// What the call's webhook tells, as FromCity=Kyiv: {webhook.FromCity} in a workflow
+    #[arg(long = "webhook", value_name = "NAME=VALUE")]
+    fields: Vec<String>,
 }
 
 /// Longest line that is read, in bytes.
@@ -54,7 +62,7 @@ const HELP: &str = "\
 pub async fn run(args: Args, config: Config) -> anyhow::Result<ExitCode> {
     let file = PathBuf::from(&args.agent);
     let is_file = args.agent.ends_with(".toml") && args.setup.is_none() && file.is_file();
-    let bare = if is_file { Some(bare_agent(&file)?) } else { None };
+    let bare = if is_file { Some(bare_agent(&file, args.company.as_deref())?) } else { None };
     let stage = Stage::open(&config, args.setup.as_deref(), args.real_tools).await?;
     let cast = match bare {
         Some(cast) => cast,
@@ -63,11 +71,17 @@ pub async fn run(args: Args, config: Config) -> anyhow::Result<ExitCode> {
     let cast = cast.with(args.llm.as_deref(), &[]);
     let limit = Duration::from_millis(config.turn.with(&cast.profile.turn).tool_limit_ms);
     let props = Props { stubs: Vec::new(), pace: Pace::Real, limit, real: args.real_tools };
-    let facts = Facts { caller: PhoneNumber::new(&*args.caller), ..Facts::default() };
+    let vars = Vars::of_pairs(&args.vars).map_err(|fault| anyhow!("--var: {fault}"))?;
+    let pairs = args
+        .fields
+        .iter()
+        .map(|pair| pair.split_once('=').with_context(|| format!("--webhook {pair}: write NAME=VALUE")));
+    let fields = pairs.collect::<anyhow::Result<Vec<_>>>()?.into_iter().collect();
+    let facts = Facts { caller: PhoneNumber::new(&*args.caller), vars, fields, ..Facts::default() };
     let talk = Talk::begin(&stage, &cast, &props, &facts)?;
     let mut screen = Screen::new(io::stdout(), args.tools, io::stdin().is_terminal());
     let specs = talk.tools();
-    let of = if cast.company.is_empty() { String::new() } else { format!(" of {}", cast.company) };
+    let of = if cast.company == cast.profile.name { String::new() } else { format!(" of {}", cast.company) };
     screen.note(&format!("{}{of}, answered by {}; /help lists what can be done here", cast.profile.name, talk.model()));
     let simulated = props.simulated(&specs);
     if !simulated.is_empty() {

@@ -225,8 +225,9 @@ async fn companies(store: &Store) -> anyhow::Result<Vec<(Uuid, String)>> {
     Ok(found)
 }
 
-/// An agent that follows a workflow file by the builtin engine, and has nothing else.
-pub fn bare_agent(file: &Path) -> anyhow::Result<Cast> {
+/// An agent that follows a workflow file by the builtin engine, and has nothing else. It speaks for `company`, or for one
+/// that is called as the workflow is: what it says names somebody.
+pub fn bare_agent(file: &Path, company: Option<&str>) -> anyhow::Result<Cast> {
     #[derive(Deserialize)]
     struct Head {
         name: Option<String>,
@@ -243,7 +244,8 @@ pub fn bare_agent(file: &Path) -> anyhow::Result<Cast> {
         workflow: Some(text),
         ..AgentProfile::default()
     };
-    Ok(Cast { profile: Arc::new(profile), company: String::new(), company_id: Uuid::nil() })
+    let company = company.unwrap_or(&profile.name).to_owned();
+    Ok(Cast { profile: Arc::new(profile), company, company_id: Uuid::nil() })
 }
 
 impl Cast {
@@ -284,6 +286,8 @@ pub fn call_facts(cast: &Cast, facts: &Facts) -> CallFacts {
         caller: facts.caller.clone(),
         line: facts.line.clone(),
         purpose: facts.purpose.clone(),
+        vars: facts.vars.clone(),
+        fields: facts.fields.clone(),
         began: began.unwrap_or_else(clock::local_now),
     }
 }

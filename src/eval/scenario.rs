@@ -14,6 +14,8 @@
 //! direction = "inbound"                   # inbound | outbound
 //! purpose = ""                            # why we rang, where outbound
 //! time = "Friday 20 November 2026, 18:30" # as the agent is told it
+//! vars = { order_id = "A-17" }            # what was given with the call (text only)
+//! webhook = { FromCity = "Kyiv" }         # what its webhook told (text only)
 //!
 //! [[tool]]                                # stand-ins; the first whose `when` fits is used
 //! name = "send_sms"
@@ -66,10 +68,11 @@ use std::path::{Path, PathBuf};
 
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use toml::Spanned;
 
 use super::props::Stub;
+use crate::agent::variables::{Fields, Vars};
 use crate::agent::workflow::Expectation;
 use crate::telephony::{Direction, PhoneNumber};
 
@@ -130,6 +133,8 @@ pub struct Facts {
     pub purpose: String,
     /// Empty: the time of the run.
     pub time: Option<DateTime>,
+    pub vars: Vars,
+    pub fields: Fields,
 }
 
 impl Default for Facts {
@@ -140,6 +145,8 @@ impl Default for Facts {
             direction: Direction::Inbound,
             purpose: String::new(),
             time: None,
+            vars: Vars::default(),
+            fields: Fields::default(),
         }
     }
 }
@@ -295,6 +302,8 @@ struct FactsToml {
     direction: Option<Direction>,
     purpose: String,
     time: String,
+    vars: Map<String, Value>,
+    webhook: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -466,6 +475,21 @@ impl Reader<'_> {
                 time.ok()
             }
         };
+        if mode == Mode::Speech && !(read.facts.vars.is_empty() && read.facts.webhook.is_empty()) {
+            self.fault(
+                1,
+                "facts",
+                "vars",
+                "a call by speech has no `vars` and no `webhook`; play it with mode = \"text\"",
+            );
+        }
+        let vars = Vars::read(read.facts.vars).unwrap_or_else(|faults| {
+            for (name, problem) in faults {
+                let field = if name.is_empty() { "vars".to_owned() } else { format!("vars.{name}") };
+                self.fault(1, "facts", &field, problem);
+            }
+            Vars::default()
+        });
         Scenario {
             file: file.to_owned(),
             name: read.name.filter(|name| !name.trim().is_empty()).unwrap_or_else(stem),
@@ -479,6 +503,8 @@ impl Reader<'_> {
                 direction: read.facts.direction.unwrap_or(defaults.direction),
                 purpose: read.facts.purpose,
                 time,
+                vars,
+                fields: read.facts.webhook.into_iter().collect(),
             },
             stubs,
             greeting,

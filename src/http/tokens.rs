@@ -142,6 +142,8 @@ mod tests {
                 agent_id: None,
                 agent_version: None,
                 purpose: None,
+                vars: Default::default(),
+                fields: Default::default(),
             },
         }
     }

@@ -409,6 +409,8 @@ impl Line {
             self.lateness_us.push(late.as_micros().min(u128::from(u32::MAX)) as u32);
             self.frames += 1;
             if let Some(turn) = began {
+                let keys = config.fixture.turns.get(turn).map_or("", |turn| &turn.keys);
+                self.outgoing.extend(keys.chars().map(|key| self.writer.dtmf(key)));
                 tell(config, CallerEvent::TurnBegan { turn, at_ms: from / PER_MS });
             }
         }

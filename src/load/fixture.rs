@@ -52,6 +52,9 @@ pub struct Turn {
     pub speech: Vec<(u64, u64)>,
     /// 8 kHz mono.
     pub samples: Vec<i16>,
+    /// Keys that are pressed as it begins (`0-9 * #`), beside its sound. Told by a media stream's messages; a caller by SIP
+    /// presses none.
+    pub keys: String,
 }
 
 impl Turn {
@@ -169,6 +172,8 @@ struct TurnToml {
     #[serde(default)]
     speech: Vec<(u64, u64)>,
     kind: Kind,
+    #[serde(default)]
+    keys: String,
 }
 
 #[derive(Deserialize)]
@@ -283,7 +288,10 @@ fn check_turn(dir: &Path, turn: TurnToml) -> Result<Turn, String> {
     if turn.kind.wants_reply() && turn.text.trim().is_empty() {
         return Err("text is missing".into());
     }
-    Ok(Turn { kind: turn.kind, text: turn.text, start, speech: turn.speech, samples })
+    if !turn.keys.chars().all(|key| key.is_ascii_digit() || "*#".contains(key)) {
+        return Err("keys are 0 to 9, * and #".into());
+    }
+    Ok(Turn { kind: turn.kind, text: turn.text, start, speech: turn.speech, samples, keys: turn.keys })
 }
 
 /// 16-bit mono at 8 kHz, nothing else. The detail names the file.

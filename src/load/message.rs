@@ -127,6 +127,10 @@ impl Writer {
         self.event("mark", json!({ "name": name }))
     }
 
+    pub fn dtmf(&mut self, key: char) -> String {
+        self.event("dtmf", json!({ "track": "inbound_track", "digit": key.to_string() }))
+    }
+
     pub fn stop(&mut self) -> String {
         let stop = json!({ "accountSid": self.account_sid, "callSid": self.call_sid });
         self.event("stop", stop)

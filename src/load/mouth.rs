@@ -211,6 +211,7 @@ mod tests {
             start,
             speech: vec![(10, len_ms - 10)],
             samples: vec![1_000; (len_ms * MS) as usize],
+            keys: String::new(),
         }
     }
 

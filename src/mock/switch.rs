@@ -45,11 +45,13 @@ pub struct SwitchConfig {
     pub codec: Codec,
     /// Keep what customers said and heard (32 KB a second).
     pub record: bool,
+    /// More header fields of the INVITEs of customers.
+    pub headers: Vec<(String, String)>,
 }
 
 impl SwitchConfig {
     pub fn new(listen: SocketAddr, customer: Arc<Fixture>) -> Self {
-        Self { listen, customer, codec: Codec::Pcma, record: false }
+        Self { listen, customer, codec: Codec::Pcma, record: false, headers: Vec::new() }
     }
 }
 
@@ -116,7 +118,8 @@ impl Switch {
         let report = match self.contact(login) {
             Some(contact) => {
                 let (events, mut told) = mpsc::channel(EVENTS);
-                let way = SipWay { codec: self.config.codec, hold, ..SipWay::new(self.phones.clone(), contact) };
+                let (codec, headers) = (self.config.codec, self.config.headers.clone());
+                let way = SipWay { codec, headers, hold, ..SipWay::new(self.phones.clone(), contact) };
                 let mut config = CallerConfig::new(Way::Sip(Box::new(way)), Arc::clone(&self.config.customer));
                 config.from = from.to_owned();
                 config.record = self.config.record;

@@ -73,6 +73,8 @@ pub struct MockTwilioConfig {
     pub record: bool,
     pub recording_delay: Duration,
     pub signed_as: SignedAs,
+    /// More fields of the webhooks of calls, such as `FromCity`; one that is sent anyway gets this value.
+    pub fields: Vec<(String, String)>,
     /// Every status callback is delivered twice.
     pub twice: bool,
     /// Longest page of a list, whatever is asked for.
@@ -100,6 +102,7 @@ impl Default for MockTwilioConfig {
             record: false,
             recording_delay: Duration::from_millis(500),
             signed_as: SignedAs::Written,
+            fields: Vec::new(),
             twice: false,
             max_page: 1_000,
         }

@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::agent::variables::Fields;
 use crate::providers::credentials::{Credentials, CredentialsFault, Field};
 use crate::providers::rest::ProviderError;
 use crate::telephony::{Direction, PhoneNumber};
@@ -418,6 +419,9 @@ pub struct CallNews {
     pub answered_by: Option<String>,
     /// When the provider says that it happened.
     pub at: Option<Timestamp>,
+    /// What a workflow may know of it, in the provider's own names: of webhooks that offer or announce a call.
+    #[serde(default, skip_serializing_if = "Fields::is_empty")]
+    pub fields: Fields,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

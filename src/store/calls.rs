@@ -10,6 +10,7 @@ use sqlx::FromRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::agent::variables::Vars;
 use crate::conversation::transcript::{Line, ToolUse, Transcript};
 use crate::providers::provider::CallOutcome;
 use crate::providers::reconcile::{KnownCall, KnownEnd};
@@ -43,6 +44,10 @@ pub struct CallRecord {
     /// Why we dialled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purpose: Option<String>,
+    /// What whoever asked for the call gave with it.
+    #[serde(default, skip_serializing_if = "Vars::is_empty")]
+    #[schema(value_type = Object)]
+    pub vars: Vars,
     #[schema(value_type = String, format = DateTime)]
     pub started: Timestamp,
     /// When its audio reached us.
@@ -245,6 +250,7 @@ struct RecordRow {
     agent_version: Option<i64>,
     agent: String,
     purpose: Option<String>,
+    vars: Option<Json<Vars>>,
     started_at: At,
     answered_at: Option<At>,
     ended_at: Option<At>,
@@ -296,9 +302,9 @@ pub(super) async fn put_call(
     tx.execute(
         "INSERT INTO call (id, company_id, company, integration_id, provider, provider_call, line, direction, caller,
              callee, agent_id, agent_version, agent, purpose, started_at, answered_at, ended_at, end_by, end_reason,
-             outcome, remembered, interruptions, faults, handover, node_id, seen_at)
+             outcome, remembered, interruptions, faults, handover, node_id, seen_at, vars)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-             $23, $24, $25, $26)
+             $23, $24, $25, $26, $27)
          ON CONFLICT (id) DO UPDATE SET
              provider_call = CASE excluded.provider_call WHEN '' THEN call.provider_call ELSE excluded.provider_call END,
              purpose = excluded.purpose,
@@ -335,6 +341,7 @@ pub(super) async fn put_call(
             record.handover.as_deref(),
             node.filter(|_| running),
             At::now(),
+            (!record.vars.is_empty()).then(|| json(&record.vars)),
         ],
     )
     .await?;
@@ -443,7 +450,7 @@ impl Store {
             .first(
                 "SELECT id, company_id, company, integration_id, provider, provider_call, line, direction, caller,
                      callee, agent_id, agent_version, agent, purpose, started_at, answered_at, ended_at, end_by,
-                     end_reason, remembered, interruptions, faults, handover
+                     end_reason, remembered, interruptions, faults, handover, vars
                  FROM call WHERE company_id = $1 AND id = $2",
                 args![company, id.uuid()],
             )
@@ -786,6 +793,7 @@ fn whole(row: RecordRow, legs: Vec<LegRow>, turns: Vec<TurnRow>, tools: Vec<Tool
         agent_id: row.agent_id,
         agent_version: row.agent_version,
         purpose: row.purpose,
+        vars: row.vars.map(|vars| vars.0).unwrap_or_default(),
         started: row.started_at.0,
         answered: row.answered_at.map(|at| at.0),
         ended: row.ended_at.map(|at| at.0),

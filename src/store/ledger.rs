@@ -375,6 +375,7 @@ mod tests {
             agent_id: None,
             agent_version: None,
             purpose: None,
+            vars: Default::default(),
             started: clock::now(),
             answered: None,
             ended: None,

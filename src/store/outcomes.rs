@@ -202,6 +202,7 @@ pub fn about(record: &CallRecord, summary: &CallSummary) -> Value {
             "agent_id": record.agent_id,
             "agent_version": record.agent_version,
             "purpose": record.purpose,
+            "vars": record.vars,
             "started": record.started,
             "answered": record.answered,
             "ended": record.ended,

@@ -15,6 +15,7 @@ use secrecy::SecretString;
 
 use crate::agent::profile::AgentProfile;
 use crate::agent::tools::http::SecretHeaders;
+use crate::agent::tools::search_knowledge;
 use crate::agent::workflow::Workflow;
 use crate::conversation::settings::TurnSettings;
 use crate::providers;
@@ -790,6 +791,19 @@ pub fn profile_faults(profile: &AgentProfile) -> Vec<(String, String)> {
     let unique: BTreeSet<&String> = profile.knowledge.iter().collect();
     require("knowledge", unique.len() == profile.knowledge.len(), "a knowledge base is named twice");
     require("knowledge", profile.knowledge.iter().all(|name| !name.is_empty()), "a knowledge base's name is empty");
+    // A workflow that cannot be read has its faults told elsewhere.
+    if let Some(Ok(workflow)) = profile.workflow.as_deref().map(Workflow::parse) {
+        for (tool, place) in workflow.tools() {
+            if !profile.has_tool(tool) {
+                let cure = match tool {
+                    search_knowledge::NAME => "name a knowledge base in the agent's `knowledge`",
+                    _ => "name it in the agent's `tools`",
+                };
+                let problem = format!("needs the tool `{tool}`, which the agent does not have; {cure}");
+                faults.push((format!("workflow: {place}"), problem));
+            }
+        }
+    }
     faults.extend(
         TurnSettings::default().with(&profile.turn).faults().into_iter().map(|problem| ("turn".to_owned(), problem)),
     );
@@ -799,6 +813,73 @@ pub fn profile_faults(profile: &AgentProfile) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_workflow_needs_the_tools_of_its_agent() {
+        let workflow = r#"version = 1
+name = "w"
+language = "en"
+[fallback]
+say = ["Sorry?"]
+tries = 2
+goto = "bye"
+[[node]]
+id = "hello"
+kind = "start"
+goto = "price"
+[[node]]
+id = "price"
+kind = "tool"
+tool = "crm.price"
+failed = { goto = "look" }
+goto = "look"
+[[node]]
+id = "look"
+kind = "knowledge"
+query = "{heard}"
+failed = { goto = "note" }
+goto = "note"
+[[node]]
+id = "note"
+kind = "sms"
+text = "See you."
+failed = { say = "No message." }
+goto = "talk"
+[[node]]
+id = "talk"
+kind = "llm"
+prompt = "Talk."
+tools = ["make_call", "remember"]
+exit = [{ name = "done", when = "they are done", goto = "bye" }]
+give_up = "bye"
+failed = { say = "Nobody is here.", goto = "bye" }
+[[node]]
+id = "bye"
+kind = "end"
+say = "Bye."
+"#;
+        let faults = |tools: &[&str], knowledge: &[&str]| {
+            let texts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            let workflow = Some(workflow.to_owned());
+            let base = AgentProfile { name: "A".into(), language: "en".into(), workflow, ..AgentProfile::default() };
+            profile_faults(&AgentProfile { tools: texts(tools), knowledge: texts(knowledge), ..base })
+        };
+        assert_eq!(Workflow::parse(workflow).err().map(|error| error.to_string()), None);
+        let all = faults(&[], &[]);
+        assert_eq!(all.len(), 4, "{all:?}");
+        for (fault, (node, tool, cure)) in all.iter().zip([
+            ("price", "crm.price", "`tools`"),
+            ("talk", "make_call", "`tools`"),
+            ("look", "search_knowledge", "`knowledge`"),
+            ("note", "send_sms", "`tools`"),
+        ]) {
+            assert_eq!(fault.0, format!("workflow: node \"{node}\""));
+            assert!(fault.1.contains(&format!("needs the tool `{tool}`")) && fault.1.contains(cure), "{fault:?}");
+        }
+        assert_eq!(faults(&["crm.*", "make_call", "send_sms"], &["House"]), []);
+        assert_eq!(faults(&["crm.price", "make_call", "send_sms", "search_knowledge"], &[]), []);
+        assert_eq!(faults(&["crmx.*", "crm", "make_call", "send_sms"], &["House"]).len(), 1);
+    }
 
     fn parse(text: &str) -> (Setup, Vec<String>) {
         let lookup = |name: &str| match name {

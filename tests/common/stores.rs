@@ -109,6 +109,7 @@ pub fn record(company: Uuid, integration: Uuid, agent: Uuid) -> CallRecord {
         agent_id: Some(agent),
         agent_version: Some(1),
         purpose: None,
+        vars: Default::default(),
         started: At::now().0,
         answered: Some(At::now().0),
         ended: None,

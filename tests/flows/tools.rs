@@ -217,6 +217,8 @@ async fn an_agent_sees_exactly_the_tools_that_its_companys_providers_make_possib
             caller: PhoneNumber::new(OTHER),
             line: PhoneNumber::new(LINE),
             purpose: String::new(),
+            vars: Default::default(),
+            fields: Default::default(),
             began: jiff::Zoned::now(),
         };
         let (_, offered, _) = whole.app.calls.writer(&profile, company.id, &facts).unwrap();

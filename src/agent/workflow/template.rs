@@ -1,8 +1,10 @@
 //! Texts and conditions of a workflow, evaluated by MiniJinja in a sandbox: no files, no other templates, a bounded
 //! amount of work. A variable stands in single braces, `{day}`, a statement in `{% … %}`.
 //!
-//! What they see is a [`Scope`]: the slots, what is known of the call (`caller`, `line`, `call`, `company`, `now`,
-//! `vars`), the last result of every tool (`tool`), and the caller's last words (`heard`).
+//! What they see is a [`Scope`]: the slots, what is known of the call (`caller`, `line`, `call`, `company`, `now`), what
+//! was given with it (`vars.order_id`), what its webhook or INVITE told under the sender's own names (`webhook.FromCity`,
+//! `webhook.X_Order_Id`), the last result of every tool (`tool`), and the caller's last words (`heard`). What is not there is
+//! empty.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +22,8 @@ const FUEL: u64 = 20_000;
 const MAX_CHARS: usize = 20_000;
 
 /// Names beside the slots that a text may use.
-pub(super) const NAMES: [&str; 8] = ["caller", "line", "call", "company", "now", "vars", "tool", "heard"];
+pub(super) const NAMES: [&str; 9] = ["caller", "line", "call", "company", "now", "vars", WEBHOOK, "tool", "heard"];
+const WEBHOOK: &str = "webhook";
 /// What a slot can be asked for: `{day}` as it is said, `{day.value}` for programs, `{day.on}` with its preposition.
 const FORMS: [&str; 3] = ["value", "spoken", "on"];
 
@@ -142,7 +145,11 @@ impl Scope {
     ) -> Self {
         let mut values: BTreeMap<String, Value> = BTreeMap::new();
         for (name, fact) in facts.as_object().into_iter().flatten() {
-            values.insert(name.clone(), Value::from_serialize(fact));
+            let value = match fact.as_object().filter(|_| name == WEBHOOK) {
+                Some(told) => Value::from_object(Told::new(told)),
+                None => Value::from_serialize(fact),
+            };
+            values.insert(name.clone(), value);
         }
         values.insert("tool".into(), Value::from_serialize(tools));
         values.insert("heard".into(), Value::from(heard));
@@ -187,6 +194,27 @@ impl Object for Shown {
     }
 }
 
+/// What a webhook or an INVITE told: names of header fields have no case (RFC 3261 §7.3.1) and hold hyphens, which a text
+/// would read as a minus. So a name is found in any case, and with `_` for what is no letter and no digit in it.
+#[derive(Debug)]
+struct Told(BTreeMap<String, String>);
+
+impl Told {
+    fn new(fields: &serde_json::Map<String, serde_json::Value>) -> Self {
+        Self(fields.iter().filter_map(|(name, value)| Some((plain(name), value.as_str()?.to_owned()))).collect())
+    }
+}
+
+fn plain(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect()
+}
+
+impl Object for Told {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(&plain(key.as_str()?)).map(|value| Value::from(value.as_str()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -197,7 +225,11 @@ mod tests {
         let day = SlotValue { value: "friday".into(), spoken: "Friday".into(), on: "on Friday".into() };
         let people = SlotValue { value: "7".into(), spoken: "seven".into(), on: "seven".into() };
         let slots = [("day".to_owned(), day, false), ("people".to_owned(), people, true)];
-        let facts = json!({ "caller": { "number": "+380501234567" }, "now": { "hour": 9 } });
+        let facts = json!({
+            "caller": { "number": "+380501234567" }, "now": { "hour": 9 },
+            "vars": { "order_id": "A-17", "total": 120.5, "paid": false, "note": "{caller.number} {% raw %}" },
+            "webhook": { "FromCity": "Kyiv", "SipHeader_X-Order-Id": "B-9" },
+        });
         let tools = BTreeMap::from([("price".to_owned(), json!({ "total": 120, "rooms": ["red", "blue"] }))]);
         Scope::new(&facts, &tools, "well, Friday", slots.iter().map(|(name, slot, counts)| (name, slot, *counts)))
     }
@@ -217,6 +249,28 @@ mod tests {
         assert_eq!(text("{% if people.value > 6 %}many{% else %}few{% endif %} {\"{\"}"), "many {");
         assert_eq!(text("{tool.price.rooms | join(\", \")}; {heard}"), "red, blue; well, Friday");
         assert_eq!(text("no <b>escapes</b> & none"), "no <b>escapes</b> & none");
+    }
+
+    #[test]
+    fn a_text_shows_what_was_given_with_the_call_and_what_its_webhook_told() {
+        assert_eq!(text("{vars.order_id}, {vars.total}, {vars.gone}."), "A-17, 120.5, .");
+        assert_eq!(text("{webhook.FromCity}/{webhook.fromcity}{webhook.ToCity}{webhook.a.b}"), "Kyiv/Kyiv");
+        assert_eq!(text("{webhook.SipHeader_X_Order_Id}, {webhook[\"SipHeader_x-order-id\"]}"), "B-9, B-9");
+        assert_eq!(text("{vars.note}"), "{caller.number} {% raw %}", "a value is never a text to be made");
+        for (source, expected) in [
+            ("vars.total > 100", true),
+            ("vars.paid", false),
+            ("not vars.paid and vars.order_id == \"A-17\"", true),
+            ("vars.gone is defined", false),
+            ("webhook.FromCity == \"Kyiv\"", true),
+            ("webhook.CallerName", false),
+        ] {
+            assert_eq!(holds(source), expected, "{source}");
+        }
+        let empty = Scope::new(&json!({}), &BTreeMap::new(), "", std::iter::empty());
+        assert_eq!(Template::parse("{vars.a}{webhook.b}.").unwrap().0.render(&empty), ".");
+        assert_eq!(wrong_name("vars.order_id", |_| false), None);
+        assert_eq!(wrong_name("webhook.FromCity", |_| false), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{DIALLED_LIFE, Desk, Inner, OutboundError};
+use crate::agent::variables::{Fields, Vars};
 use crate::call::record;
 use crate::call::registry::CallSetup;
 use crate::clock;
@@ -310,6 +311,8 @@ impl Inner {
             agent_id: agent.map(|line| line.agent_id),
             agent_version: agent.map(|line| line.agent_version),
             purpose: None,
+            vars: Vars::default(),
+            fields: Fields::default(),
         };
         let mut record = record::offered(&setup);
         record.started = news.at.unwrap_or(record.started);

@@ -9,6 +9,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{Desk, Inner, MAX_DIALLED, Offer};
+use crate::agent::variables::{Fields, Vars};
 use crate::call::registry::CallSetup;
 use crate::providers;
 use crate::providers::provider::{CallNews, CallState};
@@ -29,6 +30,8 @@ pub struct Invite {
     pub from: String,
     /// Whom it asks for, best first: user parts of the request URI and of `To`, and the account that it came to.
     pub called: Vec<String>,
+    /// Its `X-` header fields.
+    pub fields: Fields,
 }
 
 /// A call that webhooks told of and whose audio has not come.
@@ -59,12 +62,18 @@ impl Desk {
             Ok(client) => client.number(&invite.from),
             Err(_) => PhoneNumber::new(invite.from.clone()),
         };
-        if let Some(setup) = inner.take_dialled(integration, &line, &peer) {
+        if let Some(mut setup) = inner.take_dialled(integration, &line, &peer) {
+            if let Some(told) = inner.told.get(&setup.id) {
+                setup.fields.extend(told.news.fields.clone());
+            }
+            setup.fields.extend(invite.fields.clone());
             return Offer::Talk(Box::new(setup));
         }
         let told = inner.take_told(integration, &line, &peer);
         let (id, news) = told.unwrap_or_else(|| (CallId::new(), CallNews::default()));
         let direction = news.direction.unwrap_or(Direction::Inbound);
+        let mut fields = news.fields;
+        fields.extend(invite.fields.clone());
         let or = |told: PhoneNumber, seen: PhoneNumber| if told.as_str().is_empty() { seen } else { told };
         Offer::Talk(Box::new(CallSetup {
             id,
@@ -81,6 +90,8 @@ impl Desk {
             agent_id: Some(line.agent_id),
             agent_version: Some(line.agent_version),
             purpose: None,
+            vars: Vars::default(),
+            fields,
         }))
     }
 
@@ -176,8 +187,18 @@ impl Inner {
     pub(super) fn announce(&self, integration: &Integration, news: &CallNews, state: &CallState) {
         let streams = providers::kind(integration.provider).is_some_and(|kind| kind.capabilities.streams);
         let over = matches!(state, CallState::Ended { .. });
-        if !streams && !over && news.provider_call.is_some() && self.announced(integration, news).is_none() {
-            self.remember_told(integration, CallId::new(), news, state);
+        if streams || over || news.provider_call.is_none() {
+            return;
+        }
+        match self.announced(integration, news) {
+            None => self.remember_told(integration, CallId::new(), news, state),
+            // A question told of it before: what each tells is kept.
+            Some((call, false)) => {
+                if let Some(mut told) = self.told.get_mut(&call) {
+                    told.news.fields.extend(news.fields.clone());
+                }
+            }
+            Some((_, true)) => {}
         }
     }
 

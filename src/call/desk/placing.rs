@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{Able, Inner, MAX_DIALLED};
 use crate::agent::dialling::{self, CompanySettings, Deed, Done, OutboundRefusal};
+use crate::agent::variables::{Fields, Vars};
 use crate::call::record;
 use crate::call::registry::{CallSetup, Refused};
 use crate::clock;
@@ -67,6 +68,8 @@ pub struct CallRequest {
     pub to: PhoneNumber,
     pub greeting: Option<String>,
     pub purpose: Option<String>,
+    /// Facts for whoever talks.
+    pub vars: Vars,
     /// Who talks; the line's own agent unless given.
     pub agent: Option<Uuid>,
 }
@@ -160,6 +163,8 @@ impl Inner {
             agent_id: Some(agent_id),
             agent_version: Some(agent_version),
             purpose: request.purpose.clone(),
+            vars: request.vars.clone(),
+            fields: Fields::default(),
         };
         store.put_call(&record::offered(&setup)).await?;
         let dialled = match sip::dials(integration.provider, &integration.credentials) {

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{Desk, MAX_DIALLED};
 use crate::agent::phrases::Phrases;
 use crate::agent::profile::TransferNote;
+use crate::agent::variables::Vars;
 use crate::call::registry::{CallSetup, Refused};
 use crate::providers;
 use crate::providers::provider::{CallNews, CallOutcome, CallState};
@@ -85,6 +86,7 @@ impl Desk {
             if let Some(id) = &news.provider_call {
                 setup.provider_call = id.clone();
             }
+            setup.fields.extend(news.fields.clone());
             return match inner.calls.ready() {
                 Ok(()) => Offer::Talk(Box::new(setup)),
                 Err(refused) => Offer::Busy(refused),
@@ -129,6 +131,8 @@ impl Desk {
             agent_id: Some(line.agent_id),
             agent_version: Some(line.agent_version),
             purpose: None,
+            vars: Vars::default(),
+            fields: news.fields.clone(),
         }))
     }
 

@@ -9,6 +9,7 @@ use super::{Inner, MessageRequest, OutboundError};
 use crate::agent::memory::Memory;
 use crate::agent::prompt;
 use crate::agent::tools::{CallEffect, ToolContext};
+use crate::agent::variables::{Fields, Vars};
 use crate::call::registry::Refused;
 use crate::call::thread;
 use crate::clock;
@@ -86,6 +87,8 @@ impl Inner {
             caller: message.from.clone(),
             line: message.to.clone(),
             purpose: String::new(),
+            vars: Vars::default(),
+            fields: Fields::default(),
             began: clock::local_now(),
         };
         let mut memory = Memory::new(prompt::writing_prompt(&line.agent, &facts));

@@ -151,7 +151,10 @@ fn invite(incoming: &Incoming, integration: &Integration) -> Invite {
     called.retain(|name| !name.is_empty());
     called.dedup();
     let hidden = from.eq_ignore_ascii_case("anonymous") || from.eq_ignore_ascii_case("unknown");
-    Invite { sip_call: incoming.call_id.to_string(), from: if hidden { String::new() } else { from }, called }
+    let private = |name: &str| name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("X-"));
+    let fields = incoming.headers.iter().filter(|(name, _)| private(name)).map(|(name, value)| (name, value)).collect();
+    let from = if hidden { String::new() } else { from };
+    Invite { sip_call: incoming.call_id.to_string(), from, called, fields }
 }
 
 /// The answer that comes with the ACK of an offer of ours.

@@ -242,6 +242,7 @@ mod tests {
                     start: Start::AfterAgent(0),
                     speech: vec![],
                     samples: vec![],
+                    keys: String::new(),
                 })
                 .collect(),
             expect,

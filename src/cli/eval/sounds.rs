@@ -52,6 +52,7 @@ pub fn load(scenario: &Scenario, fixtures: &Path) -> anyhow::Result<Vec<Option<R
                     start: Start::AfterAgent(PAUSE_MS),
                     speech: vec![voice],
                     samples,
+                    keys: String::new(),
                 }
             }
         };

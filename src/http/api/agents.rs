@@ -163,9 +163,10 @@ async fn replace(
 ) -> Result<Json<AgentInfo>, ApiError> {
     let company = caller.owner(&state, Role::Operator, whose.company_id, Owned::Agent, id).await?;
     let old = agent(&state, company, id).await?;
-    sound(faults(&profile, &state.store.belongings(company).await?))?;
     let workflow = profile.workflow.or(old.profile.0.workflow);
-    update(&state, &caller, company, id, AgentProfile { workflow, ..profile }).await.map(Json)
+    let profile = AgentProfile { workflow, ..profile };
+    sound(faults(&profile, &state.store.belongings(company).await?))?;
+    update(&state, &caller, company, id, profile).await.map(Json)
 }
 
 async fn update(
@@ -255,8 +256,11 @@ async fn put_workflow(
 ) -> Result<Json<AgentInfo>, ApiError> {
     let company = caller.owner(&state, Role::Operator, whose.company_id, Owned::Agent, id).await?;
     let old = agent(&state, company, id).await?;
-    sound(body.workflow.as_deref().map(workflow_faults).unwrap_or_default())?;
     let profile = AgentProfile { workflow: body.workflow, ..old.profile.0 };
+    let mut faults = profile_faults(&profile);
+    faults.retain(|(field, _)| field.starts_with("workflow"));
+    faults.extend(profile.workflow.as_deref().map(workflow_faults).unwrap_or_default());
+    sound(faults)?;
     update(&state, &caller, company, id, profile).await.map(Json)
 }
 

@@ -13,7 +13,7 @@ use futures::StreamExt as _;
 use futures::stream::{self, Stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
 use tokio_util::sync::CancellationToken;
 use utoipa::{IntoParams, ToSchema};
@@ -28,6 +28,7 @@ use super::once::{self, Made};
 use super::problem::{ApiError, Kind, Problem, missing};
 use super::recording;
 use crate::agent::outcome::Analysis;
+use crate::agent::variables::Vars;
 use crate::call::clients::in_time;
 use crate::call::desk::CallRequest;
 use crate::call::handle::CallEvent;
@@ -260,6 +261,12 @@ pub(super) struct NewCall {
     /// What the call is for.
     #[serde(default)]
     purpose: Option<String>,
+    /// Facts for the agent, such as an order's number: at most 32 names (letters, digits, _) with a text of 500
+    /// characters, a number, true or false each, 4,000 bytes in all. Its workflow sees them as `{vars.NAME}`, its model as
+    /// data.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    vars: Option<Map<String, Value>>,
     #[serde(default)]
     company_id: Option<Uuid>,
 }
@@ -323,12 +330,16 @@ async fn create(
     let to = e164("to", &new.to)?;
     let greeting = optional("greeting", new.greeting, MAX_GREETING)?;
     let purpose = optional("purpose", new.purpose, MAX_PURPOSE)?;
+    let vars = Vars::read(new.vars.unwrap_or_default()).map_err(|faults| {
+        let of = |name: String| if name.is_empty() { "vars".to_owned() } else { format!("vars.{name}") };
+        ApiError::fields(faults.into_iter().map(|(name, problem)| (of(name), problem)))
+    })?;
     if let Some(agent) = new.agent_id {
         state.store.agent(company, agent).await?.ok_or_else(missing)?;
     }
     let way = Way { line: new.line_id, integration: new.integration_id };
     let (integration, line) = through(&state, company, way).await?;
-    let order = CallRequest { integration, line, to: to.clone(), greeting, purpose, agent: new.agent_id };
+    let order = CallRequest { integration, line, to: to.clone(), greeting, purpose, vars, agent: new.agent_id };
     let key = once::key(&headers)?;
     let worker = state.clone();
     let work = async move {

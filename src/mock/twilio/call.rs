@@ -533,6 +533,9 @@ impl Line {
             ("To", &self.to),
             ("ToCountry", ""),
         ]);
+        let own = &self.shared.config.fields;
+        fields.retain(|(name, _)| !own.iter().any(|(other, _)| other == name));
+        fields.extend(own.iter().cloned());
         fields.extend(self.answered_by.map(|who| ("AnsweredBy".to_owned(), who.to_owned())));
         fields.extend(api::pairs(more));
         fields

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::addresses::Allowed;
 use super::loose::Loose;
 use super::numbers::from_binotel;
+use crate::agent::variables::Fields;
 use crate::providers::provider::{
     CallNews, CallOutcome, CallState, Decision, Event, PastCall, Refusal, Webhook, WebhookAnswer, WebhookRequest,
 };
@@ -19,6 +20,20 @@ const FORM: &str = "application/x-www-form-urlencoded";
 const EXTERNAL: [&str; 3] = ["externalNumber", "srcNumber", "dstNumber"];
 const INTERNAL: [&str; 2] = ["internalNumber", "extNumber"];
 const PBX: [&str; 3] = ["pbxNumber", "didNumber", "did"];
+/// What a workflow may know of a call. Left out: `companyID`, which is an account's, and `requestType` and `method`, which
+/// are the webhook's own.
+const TOLD: [&str; 10] = [
+    "generalCallID",
+    "callType",
+    "externalNumber",
+    "pbxNumber",
+    "internalNumber",
+    "didNumber",
+    "did",
+    "srcNumber",
+    "dstNumber",
+    "extNumber",
+];
 
 /// What each webhook of one integration is read with.
 #[derive(Clone, Debug)]
@@ -88,6 +103,7 @@ impl Reader {
         }
         let call = form.get("generalCallID").text();
         let news = || news(&form, call);
+        let told = || TOLD.into_iter().map(|name| (name, form.get(name).text())).collect::<Fields>();
         let push = |state: CallState, what: &str| {
             if !is_id(call) {
                 return Err(Refusal::Malformed);
@@ -99,17 +115,23 @@ impl Reader {
             };
             Ok(Webhook { event: Event::CallProgressed { news: news(), state }, once: Some(once) })
         };
+        let announced = |mut webhook: Webhook| {
+            if let Event::CallProgressed { news, .. } = &mut webhook.event {
+                news.fields = told();
+            }
+            Ok(webhook)
+        };
         let internal = form.first(&INTERNAL);
         match kind {
             "apiCallSettings" => {
-                let news = news();
+                let news = CallNews { fields: told(), ..news() };
                 if news.direction.is_none() {
                     return Err(Refusal::Malformed);
                 }
                 // A question is answered each time it is asked.
                 Ok(Webhook { event: Event::CallOffered(news), once: None })
             }
-            "receivedTheCall" => push(CallState::Ringing, kind),
+            "receivedTheCall" => announced(push(CallState::Ringing, kind)?),
             "answeredTheCall" => {
                 push(CallState::Answered { by: (!internal.is_empty()).then(|| internal.to_owned()) }, kind)
             }
@@ -169,7 +191,7 @@ fn news(form: &Loose, call: &str) -> CallNews {
         _ => (client, ours),
     };
     let provider_call = (!call.is_empty()).then(|| call.to_owned());
-    CallNews { provider_call, direction, from, to, line, answered_by: None, at: None }
+    CallNews { provider_call, direction, from, to, line, answered_by: None, at: None, fields: Fields::default() }
 }
 
 /// `callDetails` of a webhook, of a list or of `call-details`. `None`: no call.
@@ -302,6 +324,22 @@ mod tests {
         assert_eq!(call.answered_by.as_deref(), Some("901"));
         assert_eq!(call.started.unwrap().as_second(), 1_800_000_000);
         assert_eq!(call.recording, Some(true));
+    }
+
+    #[test]
+    fn a_webhook_that_offers_or_announces_a_call_tells_what_it_has_of_it() {
+        let told = |body: &str| match read(body).unwrap().event {
+            Event::CallOffered(news) | Event::CallProgressed { news, .. } => news.fields.as_json(),
+            other => panic!("{other:?}"),
+        };
+        let common = "companyID=1000&callType=0&externalNumber=0501234567&pbxNumber=0441234567&signature=s";
+        let asked = json!({ "callType": "0", "externalNumber": "0501234567", "pbxNumber": "0441234567" });
+        assert_eq!(told(&format!("requestType=apiCallSettings&{common}")), asked);
+        let mut announced = asked.clone();
+        announced["generalCallID"] = json!("5");
+        assert_eq!(told(&format!("requestType=receivedTheCall&method=POST&generalCallID=5&{common}")), announced);
+        let under_way = format!("requestType=answeredTheCall&generalCallID=5&internalNumber=901&{common}");
+        assert_eq!(told(&under_way), json!({}));
     }
 
     #[test]

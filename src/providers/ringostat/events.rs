@@ -7,6 +7,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use super::parameters::{Names, Parameter, Unreadable, Values};
+use crate::agent::variables::Fields;
 use crate::providers::provider::{
     CallNews, CallOutcome, CallState, Decision, Event, PastCall, Refusal, Webhook, WebhookAnswer, WebhookRequest,
 };
@@ -14,6 +15,10 @@ use crate::telephony::{Direction, PhoneNumber};
 
 /// Longer calls than two days are typing errors.
 const LONGEST_S: f64 = 172_800.0;
+/// Parameters that a workflow is not told: the webhook's own name, the account, and links that open a recording to
+/// whoever has them. The others are those that the company has chosen to send; secrets by name are left out too
+/// (`agent/variables.rs`).
+const UNTOLD: [Parameter; 4] = [Parameter::Event, Parameter::Project, Parameter::Recording, Parameter::HasRecording];
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// What a webhook is sent for. The names are ours: the cabinet sends them as a fixed value.
@@ -131,6 +136,12 @@ impl Reader {
             line,
             answered_by: None,
             at,
+            fields: match occasion {
+                Occasion::Route | Occasion::InBefore | Occasion::OutBefore | Occasion::InForward => {
+                    self.names.others(&values, &UNTOLD).collect()
+                }
+                _ => Fields::default(),
+            },
         };
         let event = match occasion {
             Occasion::Route => Event::CallOffered(news),
@@ -317,6 +328,8 @@ fn seconds(text: &str) -> Result<Option<u32>, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn reader() -> Reader {
@@ -363,6 +376,36 @@ mod tests {
         assert_eq!((call.outcome, call.talk_s, call.ring_s), (CallOutcome::Answered, Some(66), Some(9)));
         assert_eq!(call.recording, Some(true));
         assert_eq!(call.direction, Direction::Inbound);
+    }
+
+    #[test]
+    fn a_webhook_that_announces_a_call_tells_all_that_the_company_sends_but_secrets() {
+        let call = "event=in_before&project_id=12345&call_id=us1_-1.7&call_type=in&caller=380501234567\
+            &destination=380441234567&utm_source=ads&employee_fio=Anna%0AB&api_key=k&webhook_token=t&recording=https%3A%2F%2Fx\
+            &empty=";
+        let Event::CallProgressed { news, .. } = read(call).unwrap().event else { panic!() };
+        let told = serde_json::json!({
+            "call_id": "us1_-1.7", "call_type": "in", "caller": "380501234567", "destination": "380441234567",
+            "utm_source": "ads", "employee_fio": "Anna B",
+        });
+        assert_eq!(news.fields.as_json(), told);
+        // A parameter that an integration renames is left out under its own name.
+        let mut reader = reader();
+        let renamed = [("parameters.project_id".into(), "pid".into())];
+        reader.names = Names::read(&crate::providers::credentials::Credentials::from_stored(renamed.into()));
+        let query = &call.replace("project_id=12345", "pid=12345&project_id=own");
+        let webhook = reader.read(&WebhookRequest { method: "GET", query, ..WebhookRequest::default() });
+        let Event::CallProgressed { news, .. } = webhook.unwrap().event else { panic!() };
+        assert_eq!(
+            (&news.fields.as_json()["pid"], &news.fields.as_json()["project_id"]),
+            (&Value::Null, &"own".into())
+        );
+        let Event::CallProgressed { news, .. } =
+            read(&call.replace("in_before", "in_answer&employee_id=1")).unwrap().event
+        else {
+            panic!()
+        };
+        assert!(news.fields.is_empty(), "the call is under way");
     }
 
     #[test]

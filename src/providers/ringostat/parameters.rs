@@ -184,6 +184,30 @@ impl Names {
     }
 }
 
+impl Names {
+    /// Every parameter of a webhook but those of these meanings, whatever they are named.
+    pub fn others<'v>(
+        &'v self,
+        values: &'v Values,
+        without: &'v [Parameter],
+    ) -> impl Iterator<Item = (&'v str, &'v str)> {
+        let is_one = move |name: &str| {
+            without.iter().any(|parameter| {
+                let index = position(*parameter);
+                match &self.own[index] {
+                    Some(own) => own == name,
+                    None => TABLE[index].name == name || TABLE[index].aliases.contains(&name),
+                }
+            })
+        };
+        values
+            .by_name
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .filter(move |(name, _)| !is_one(name))
+    }
+}
+
 fn position(parameter: Parameter) -> usize {
     TABLE.iter().position(|entry| entry.parameter == parameter).expect("the table has a line for each parameter")
 }

@@ -8,6 +8,7 @@ use jiff::fmt::rfc2822;
 use secrecy::SecretString;
 use serde_json::Value;
 
+use crate::agent::variables;
 use crate::providers::provider::{
     CallNews, CallOutcome, CallState, Decision, Event, IncomingMessage, Refusal, Webhook, WebhookAnswer, WebhookRequest,
 };
@@ -219,16 +220,48 @@ impl Fields {
             to,
             answered_by: Some(answered_by.to_owned()).filter(|word| !word.is_empty()),
             at: self.time("Timestamp")?,
+            fields: variables::Fields::default(),
         })
     }
+
+    /// What a workflow may know of a call. A field that comes twice is told by nobody knows whom, and left out.
+    fn told(&self) -> variables::Fields {
+        let of_workflows = |name: &str| TOLD.contains(&name) || name.starts_with(SIP_HEADER);
+        let names = self.0.iter().map(|(name, _)| name.as_str()).filter(|name| of_workflows(name));
+        names.filter_map(|name| Some((name, self.once(name).ok()?))).collect()
+    }
 }
+
+/// Left out, since they are no news of the call or are for the server alone: `AccountSid`, `CallToken`,
+/// `StirPassportToken`, `ApiVersion`, `CallStatus`, the second names of what is here (`Caller…`, `Called…`).
+const TOLD: [&str; 17] = [
+    "CallSid",
+    "From",
+    "To",
+    "Direction",
+    "ForwardedFrom",
+    "CallerName",
+    "AnsweredBy",
+    "FromCity",
+    "FromState",
+    "FromZip",
+    "FromCountry",
+    "ToCity",
+    "ToState",
+    "ToZip",
+    "ToCountry",
+    "StirVerstat",
+    "SipDomain",
+];
+/// Header fields of a call that reached Twilio by SIP.
+const SIP_HEADER: &str = "SipHeader_X-";
 
 fn sid_of(news: &CallNews) -> &str {
     news.provider_call.as_deref().unwrap_or_default()
 }
 
 fn voice(fields: &Fields) -> Result<Webhook, Refusal> {
-    let news = fields.call()?;
+    let news = CallNews { fields: fields.told(), ..fields.call()? };
     let once = Some(format!("voice:{}", sid_of(&news)));
     let event = match fields.word("CallStatus")? {
         status if ended(status, None).is_some() => Event::Ignored { what: format!("voice request of a {status} call") },
@@ -544,6 +577,31 @@ mod tests {
         assert_eq!(news.provider_call.as_deref(), Some(CALL));
         assert_eq!((news.from.as_str(), news.line.as_deref()), ("+380501234567", Some("+380441234567")));
         assert_eq!((news.direction, once), (Some(Direction::Inbound), Some(format!("voice:{CALL}"))));
+    }
+
+    #[test]
+    fn an_offered_call_tells_what_twilio_knows_of_it_and_no_secret() {
+        let more = [
+            ("FromCity", "KYIV"),
+            ("ToCity", ""),
+            ("CallerName", "BOB\r\nLOPEZ"),
+            ("StirVerstat", "TN-Validation-Passed-A"),
+            ("StirPassportToken", "very-secret"),
+            ("CallToken", "very-secret"),
+            ("SipHeader_X-Order-Id", "A-17"),
+            ("SipHeader_X-Api-Key", "very-secret"),
+            ("SipHeader_X-Twice", "one"),
+            ("SipHeader_X-Twice", "two"),
+        ];
+        let (Event::CallOffered(news), _) = event("voice", &with(offered(), &more)) else { panic!("not offered") };
+        let told = serde_json::json!({
+            "CallSid": CALL, "From": "+380501234567", "To": "+380441234567", "Direction": "inbound", "FromCountry": "UA",
+            "FromCity": "KYIV", "CallerName": "BOB  LOPEZ", "StirVerstat": "TN-Validation-Passed-A",
+            "SipHeader_X-Order-Id": "A-17",
+        });
+        assert_eq!(news.fields.as_json(), told);
+        let (Event::CallProgressed { news, .. }, _) = event("status", &with(offered(), &more)) else { panic!() };
+        assert!(news.fields.is_empty(), "only what offers a call is asked");
     }
 
     #[test]
