@@ -48,7 +48,7 @@ pub enum Reaction {
 /// A company's server: does what its script says for a path, else takes everything.
 #[derive(Clone)]
 pub struct Receiver {
-    address: SocketAddr,
+    pub address: SocketAddr,
     posts: Arc<Mutex<Vec<Post>>>,
     script: Arc<Mutex<HashMap<String, VecDeque<Reaction>>>>,
 }
