@@ -162,6 +162,15 @@ impl Refusal {
     }
 }
 
+/// Why a description is refused (RFC 3261 §20.43).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// 300 to 399.
+    pub code: u16,
+    /// Without quotes.
+    pub text: &'static str,
+}
+
 /// What the user of a call wants.
 #[derive(Clone, Debug)]
 pub enum CallCommand {
@@ -187,6 +196,11 @@ pub enum CallCommand {
     },
     RefuseOffer {
         status: u16,
+    },
+    /// The offer that waits, of the call or in it, cannot be served; the peer is told why.
+    RefuseMedia {
+        status: u16,
+        warning: Warning,
     },
     /// A key by INFO (application/dtmf-relay).
     Dtmf {
@@ -444,11 +458,15 @@ impl Call {
         match command {
             CallCommand::Ring { body } => self.ring(core, now, body),
             CallCommand::Answer { body } => self.answer(core, now, body),
-            CallCommand::Refuse { status } => self.refuse(core, now, status),
+            CallCommand::Refuse { status } => self.refuse(core, now, status, None),
             CallCommand::HangUp => self.hang_up(core, now),
             CallCommand::Offer { body } => self.offer(core, now, body),
             CallCommand::AnswerOffer { body } => self.answer_offer(core, now, body),
-            CallCommand::RefuseOffer { status } => self.refuse_offer(core, now, status),
+            CallCommand::RefuseOffer { status } => self.refuse_offer(core, now, status, None),
+            CallCommand::RefuseMedia { status, warning } if matches!(self.phase, Phase::Offered(_)) => {
+                self.refuse(core, now, status, Some(warning));
+            }
+            CallCommand::RefuseMedia { status, warning } => self.refuse_offer(core, now, status, Some(warning)),
             CallCommand::Dtmf { digit, duration_ms } => self.send_dtmf(core, now, digit, duration_ms),
             CallCommand::Refer { to, replaces } => self.refer(core, now, &to, replaces.as_deref()),
             CallCommand::AnswerRefer { accept } => self.answer_refer(core, now, accept),
@@ -466,7 +484,7 @@ impl Call {
                 self.end(Side::Us, Cause::Cancelled, None, "");
                 self.give_up_calling(core, now);
             }
-            Phase::Offered(_) => self.refuse(core, now, 480),
+            Phase::Offered(_) => self.refuse(core, now, 480, None),
             Phase::Confirmed => {
                 self.end(Side::Us, Cause::HungUp, None, "");
                 self.leave(core, now);

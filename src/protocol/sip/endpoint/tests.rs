@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::*;
-use crate::protocol::sip::call::{Cause, Ended, Refusal, Side};
+use crate::protocol::sip::call::{Cause, Ended, Refusal, Side, Warning};
 use crate::protocol::sip::core::{Addresses, Limits};
 use crate::protocol::sip::registration::RegistrationState;
 
@@ -1229,6 +1229,45 @@ fn another_address_of_ours_is_registered_at_once_and_the_old_one_taken_back() {
     let status = registered(&mut world);
     assert_eq!((status.state, status.last_error), (RegistrationState::Registered, None));
     assert_eq!(world.nodes[A].abandoned, [], "UDP has no connections");
+}
+
+#[test]
+fn a_refused_description_is_told_why_before_and_in_a_call() {
+    let warning = Warning { code: 301, text: "Incompatible network address formats" };
+    let refusal = || CallCommand::RefuseMedia { status: 488, warning };
+    let warned = |world: &World, text: &[Rung]| {
+        let refused = text.iter().filter(|rung| rung.text.starts_with("SIP/2.0 488"));
+        let lines: Vec<&str> =
+            refused.filter_map(|rung| rung.text.lines().find(|l| l.starts_with("Warning"))).collect();
+        assert_eq!(
+            lines,
+            ["Warning: 301 offhook \"Incompatible network address formats\""],
+            "{}",
+            world.log.join("\n")
+        );
+    };
+    let mut world = World::new(2);
+    let a = world.dial(A, B);
+    world.wait(ms(40));
+    let b = world.incoming(B).call;
+    world.command(B, b, refusal());
+    world.wait(ms(40));
+    assert_eq!(world.ended(A, a).unwrap().status, Some(488));
+    let closed = world.nodes[A].events.iter().find_map(|event| match event {
+        Event::Closed { ladder, .. } => Some(ladder.clone()),
+        _ => None,
+    });
+    warned(&world, &closed.expect("it is over"));
+
+    let (a, b) = world.call();
+    world.command(A, a, CallCommand::Offer { body: body("v=0 other") });
+    world.wait(ms(40));
+    world.events(B, b);
+    world.command(B, b, refusal());
+    world.wait(ms(40));
+    assert_eq!(world.events(A, a), [CallEvent::OfferRefused { status: 488 }]);
+    let ladder = world.endpoint(A).ladder(a);
+    warned(&world, &ladder);
 }
 
 #[test]
