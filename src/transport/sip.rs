@@ -96,6 +96,14 @@ pub struct SipAddrs {
     pub tls: Option<SocketAddr>,
 }
 
+impl SipAddrs {
+    /// The UDP port that peers of this address' family know.
+    pub fn udp_port(&self, family: IpAddr) -> Option<u16> {
+        let addr = if family.is_ipv4() { self.udp } else { self.udp_v6 };
+        addr.map(|addr| addr.port())
+    }
+}
+
 /// The registrations, by account.
 pub type Registrations = BTreeMap<AccountRef, RegistrationStatus>;
 
@@ -279,10 +287,10 @@ pub async fn start(
     }
     let acceptor = tls::acceptor(config)?;
     let connector = tls::connector(config)?;
-    let (udp, tcp) = bind_both(config.listen).await?;
+    let (udp, tcp) = bind_both(config.listen)?;
     let (udp_v6, tcp_v6) = match config.listen_v6 {
         Some(listen) => {
-            let (udp, tcp) = bind_both(listen).await?;
+            let (udp, tcp) = bind_both(listen)?;
             (Some(udp), Some(tcp))
         }
         None => (None, None),
@@ -357,20 +365,36 @@ pub async fn start(
 }
 
 /// UDP and TCP on one port. Port 0 asks for one that is free for both.
-async fn bind_both(addr: SocketAddr) -> Result<(UdpSocket, TcpListener), SipStartError> {
+fn bind_both(addr: SocketAddr) -> Result<(UdpSocket, TcpListener), SipStartError> {
     let fail = |source| SipStartError::Listen { addr, source };
     let mut tries = 0;
     loop {
         tries += 1;
         let udp = bind_udp(addr).map_err(fail)?;
         let port = udp.local_addr().map_err(fail)?.port();
-        match TcpListener::bind(SocketAddr::new(addr.ip(), port)).await {
+        match bind_tcp(SocketAddr::new(addr.ip(), port)) {
             Ok(tcp) => return Ok((udp, tcp)),
             // The free UDP port was somebody's TCP port: another.
             Err(_) if addr.port() == 0 && tries < 20 => {}
             Err(source) => return Err(fail(source)),
         }
     }
+}
+
+/// As tokio binds, but the IPv4 socket of the same port has its own.
+fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    /// As tokio's.
+    const BACKLOG: i32 = 1024;
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {

@@ -226,7 +226,7 @@ impl Talk {
                 }
                 Err(error) => {
                     info!(%error, "an offer in the call is refused; it goes on as it was");
-                    self.command(CallCommand::RefuseOffer { status: error.status() }).await;
+                    self.command(error.refuse_offer()).await;
                 }
             },
             CallEvent::OfferWanted => {

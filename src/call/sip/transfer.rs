@@ -252,7 +252,8 @@ impl Inner {
         let running = self.running.load_full().ok_or("SIP is not running on this server")?;
         let uri = SipUri::parse(to).ok_or("transfer_to is no SIP address")?;
         let mut media = open(peer)?;
-        let own = SocketAddr::new(media.own_address(), running.sip.addrs().udp.map_or(5060, |addr| addr.port()));
+        let own = media.own_address();
+        let own = SocketAddr::new(own, running.sip.addrs().udp_port(own).unwrap_or(5060));
         let from = SipUri::parse(&format!("sip:{}@{own}", setup.line)).ok_or("the line is no SIP user")?;
         let dial = Dial {
             uri,
