@@ -74,8 +74,12 @@ pub(super) struct Media {
     config: RtpConfig,
     /// Until the stream takes it.
     socket: Option<RtpSocket>,
-    /// The codec that runs, to be kept by later offers.
+    /// The codec that runs, to be kept by later offers, and whether it runs encrypted.
     current: Option<Codec>,
+    sealed: bool,
+    /// What our address was found by.
+    far: SocketAddr,
+    external: Option<IpAddr>,
     handle: Option<RtpHandle>,
 }
 
@@ -90,12 +94,7 @@ impl Media {
         secure: bool,
     ) -> Result<Self, MediaError> {
         let far = SocketAddr::new(far.ip().to_canonical(), far.port());
-        let listen = config.listens_for(far.ip()).ok_or(PortError::Family)?;
-        let address = match external {
-            Some(external) if !is_private(far.ip()) && external.is_ipv4() == far.is_ipv4() => external,
-            _ if listen.is_unspecified() => own_address(far).ok_or(MediaError::NoRoute)?,
-            _ => listen,
-        };
+        let address = told_address(config, far, external)?;
         let socket = ports.open_for(far.ip())?;
         let mut key = [0; 30];
         rand::fill(&mut key);
@@ -112,7 +111,8 @@ impl Media {
             srtp: if secure { SrtpPolicy::Optional } else { SrtpPolicy::Off },
             srtp_key: SrtpKey::new(key),
         };
-        Ok(Self { local, config: config.clone(), socket: Some(socket), current: None, handle: None })
+        let (config, socket) = (config.clone(), Some(socket));
+        Ok(Self { local, config, socket, current: None, sealed: false, far, external, handle: None })
     }
 
     /// Takes ports for an offer, and answers it. The first audio line whose family we have decides which family that is; an
@@ -150,12 +150,27 @@ impl Media {
         Ok((media, body, plan))
     }
 
-    /// Our description for a peer that is to answer. Keys are left out: whoever speaks no SRTP would refuse the call.
+    /// Our description for a peer that is to answer: what runs is offered first. Keys are left out of the first: whoever
+    /// speaks no SRTP would refuse the call.
     pub(super) fn offer(&mut self) -> Bytes {
-        let version = self.local.version;
+        let mut local = self.offered();
         self.local.version += 1;
-        let local = LocalMedia { srtp: SrtpPolicy::Off, version, ..self.local.clone() };
+        local.codecs.sort_by_key(|codec| Some(*codec) != self.current);
         negotiate::offer(&local).into()
+    }
+
+    /// As [`Media::offer`], by the address that this machine has towards the peer now.
+    pub(super) fn moved(&mut self) -> Bytes {
+        // Without a way there is none to tell either; what was told stays.
+        if let Ok(address) = told_address(&self.config, self.far, self.external) {
+            self.local.address = address;
+        }
+        self.offer()
+    }
+
+    fn offered(&self) -> LocalMedia {
+        let srtp = if self.sealed { SrtpPolicy::Required } else { SrtpPolicy::Off };
+        LocalMedia { srtp, ..self.local.clone() }
     }
 
     /// The answer to an offer, and what both have agreed on.
@@ -166,16 +181,20 @@ impl Media {
     fn agree(&mut self, offer: &Description) -> Result<(Bytes, MediaPlan), MediaError> {
         let agreed = negotiate::answer(offer, &self.local, self.current)?;
         self.local.version += 1;
-        self.current = Some(agreed.plan.codec);
+        self.run(&agreed.plan);
         Ok((agreed.sdp.into(), agreed.plan))
     }
 
     /// What both have agreed on by an answer to our offer.
     pub(super) fn accept(&mut self, answer: &[u8]) -> Result<MediaPlan, MediaError> {
-        let local = LocalMedia { srtp: SrtpPolicy::Off, ..self.local.clone() };
-        let plan = negotiate::accept(&local, &Description::parse(answer)?)?;
-        self.current = Some(plan.codec);
+        let plan = negotiate::accept(&self.offered(), &Description::parse(answer)?)?;
+        self.run(&plan);
         Ok(plan)
+    }
+
+    fn run(&mut self, plan: &MediaPlan) {
+        self.current = Some(plan.codec);
+        self.sealed = plan.srtp.is_some();
     }
 
     /// The stream of the first agreement. `None`: it has been made.
@@ -201,6 +220,16 @@ impl Media {
 
     pub(super) fn handle(&self) -> Option<&RtpHandle> {
         self.handle.as_ref()
+    }
+}
+
+/// The address that a peer is told.
+fn told_address(config: &RtpConfig, far: SocketAddr, external: Option<IpAddr>) -> Result<IpAddr, MediaError> {
+    let listen = config.listens_for(far.ip()).ok_or(PortError::Family)?;
+    match external {
+        Some(external) if !is_private(far.ip()) && external.is_ipv4() == far.is_ipv4() => Ok(external),
+        _ if listen.is_unspecified() => own_address(far).ok_or(MediaError::NoRoute),
+        _ => Ok(listen),
     }
 }
 
@@ -318,6 +347,35 @@ mod tests {
         let (sdp, resumed) = media.answer(&offer("IP6 ::1")).expect("a resume");
         assert_eq!(resumed.remote, "[::1]:4000".parse().ok());
         assert!(std::str::from_utf8(&sdp).is_ok_and(|sdp| sdp.contains("c=IN IP6 ::1\r\n")));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_moves_offers_its_present_address_and_what_runs_first() {
+        let config = RtpConfig { listen: [0, 0, 0, 0].into(), ..config(17_150, None) };
+        let ports = RtpPorts::new(&config, 0).expect("a good range");
+        let peer = "127.0.0.1:5060".parse().expect("an address");
+        let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB";
+        let offer = format!(
+            "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=audio 4000 RTP/SAVP 0\r\nc=IN IP4 127.0.0.1\r\n\
+             a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{key}\r\n"
+        );
+        let opened = Media::for_offer(&ports, &config, peer, offer.as_bytes(), None, true);
+        let (mut media, first, plan) = opened.expect("agrees");
+        assert!(plan.srtp.is_some());
+        // As after a change of the network: what was told is not ours any more.
+        media.local.address = "192.0.2.77".parse().expect("an address");
+        let told = media.moved();
+        let (first, told) = (String::from_utf8_lossy(&first).into_owned(), String::from_utf8_lossy(&told).into_owned());
+        assert!(told.contains("c=IN IP4 127.0.0.1\r\n"), "{told}");
+        assert!(told.contains(&format!("m=audio {} RTP/SAVP 0 ", media.local.port)), "{told}");
+        let line = |text: &str, start: &str| text.lines().find(|line| line.starts_with(start)).map(str::to_owned);
+        assert_eq!(line(&told, "a=crypto:1 "), line(&first, "a=crypto:1 "), "the same key: the stream goes on");
+        assert_ne!(line(&told, "o="), line(&first, "o="), "another version");
+        let answer = format!(
+            "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=audio 4000 RTP/SAVP 0\r\nc=IN IP4 127.0.0.1\r\n\
+             a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{key}\r\n"
+        );
+        assert_eq!(media.accept(answer.as_bytes()).expect("fits"), plan, "nothing else has changed");
     }
 
     #[tokio::test]

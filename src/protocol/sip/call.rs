@@ -53,6 +53,9 @@ pub enum CallEvent {
         replaces: Option<String>,
         referred_by: Option<String>,
     },
+    /// The peer was told an address of ours that leads nowhere any more: reply with an `Offer` that names the present one
+    /// for media. Its Contact does so for signalling.
+    Moved,
     /// How the transfer that we asked for goes, by the status of the call that it makes. `done`: nothing more comes.
     Transfer { status: u16, done: bool },
     /// The call is over. Nothing follows but `Event::Closed`.
@@ -246,6 +249,8 @@ pub struct Call {
     offer_out: Option<OfferOut>,
     /// An offer that has to wait: until when at least.
     offer_waiting: Option<(Instant, Bytes)>,
+    /// When to tell the peer that we are reached elsewhere.
+    move_at: Option<Instant>,
     session: Option<Session>,
     /// The peer takes UPDATE.
     peer_updates: bool,
@@ -347,6 +352,7 @@ impl Call {
             offer_in: None,
             offer_out: None,
             offer_waiting: None,
+            move_at: None,
             session: None,
             peer_updates: false,
             local_sdp: Bytes::new(),
@@ -403,6 +409,16 @@ impl Call {
         self.dialog.as_ref().map(|dialog| dialog.remote_target().to_owned())
     }
 
+    /// Where requests of ours in its dialog go, if it has one.
+    pub fn next_hop(&self) -> Option<Target> {
+        self.dialog.as_ref().map(Dialog::next_hop)
+    }
+
+    /// From `at` on the peer is to be told that we are reached elsewhere, as soon as no other offer is under way.
+    pub fn move_from(&mut self, at: Instant) {
+        self.move_at = Some(at);
+    }
+
     fn emit(&mut self, event: CallEvent) {
         if !self.ended {
             self.events.push(event);
@@ -433,6 +449,7 @@ impl Call {
             self.unacked.as_ref().map(|unacked| unacked.next.min(unacked.until)),
             self.offer_in.as_ref().map(|offer| offer.until),
             self.offer_waiting.as_ref().map(|(at, _)| *at).filter(|_| self.may_offer()),
+            self.move_at.filter(|_| self.may_offer()),
             self.refer_in.as_ref().and_then(|refer| refer.pending.as_ref()).map(|(_, _, until)| *until),
             self.refer_out,
         ]

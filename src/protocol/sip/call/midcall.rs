@@ -11,6 +11,7 @@ use crate::protocol::sip::core::{Core, Owner};
 use crate::protocol::sip::message::{Method, Request, Response};
 use crate::protocol::sip::target::Target;
 use crate::protocol::sip::transaction::{ClientEvent, Outcome, ServerKey};
+use crate::protocol::sip::value::NameAddr;
 
 impl Call {
     pub(super) fn on_reinvite(
@@ -243,6 +244,14 @@ impl Call {
         }
     }
 
+    /// Another address of ours leads to the peer: requests name it from here on, and the next offer tells the peer.
+    fn follow_own_address(&mut self, core: &Core) {
+        let Some(hop) = self.next_hop() else { return };
+        let user = NameAddr::parse(&self.contact).map(|contact| contact.uri.user()).unwrap_or_default();
+        self.contact = format!("<{}>", core.contact(&user, &hop));
+        self.emit(CallEvent::Moved);
+    }
+
     // Session timers.
 
     fn session_header(&self) -> Option<String> {
@@ -315,6 +324,9 @@ impl Call {
             && let Some((_, body)) = self.offer_waiting.take_if(|(at, _)| *at <= now)
         {
             self.send_offer(core, now, body, false);
+        }
+        if self.may_offer() && self.move_at.take_if(|at| *at <= now).is_some() {
+            self.follow_own_address(core);
         }
         if !matches!(self.phase, Phase::Confirmed) {
             return;
