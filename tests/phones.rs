@@ -19,6 +19,8 @@ mod caller;
 mod handing;
 #[path = "phones/holding.rs"]
 mod holding;
+#[path = "phones/ipv6.rs"]
+mod ipv6;
 #[path = "kamailio/process.rs"]
 mod kamailio;
 #[path = "phones/linphone.rs"]

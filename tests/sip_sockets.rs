@@ -150,6 +150,30 @@ async fn a_call_runs_over_udp_tcp_and_ipv6() {
 }
 
 #[tokio::test]
+async fn both_families_listen_on_all_addresses_at_one_port() {
+    let Ok(port) = std::net::UdpSocket::bind("[::]:0").and_then(|socket| socket.local_addr()).map(|addr| addr.port())
+    else {
+        println!("skipped: no IPv6 on this machine");
+        return;
+    };
+    let everywhere = SipConfig {
+        listen: SocketAddr::from(([0, 0, 0, 0], port)),
+        listen_v6: Some(SocketAddr::from(([0_u16; 8], port))),
+        ..config()
+    };
+    let a = Node::start(config()).await;
+    let mut b = Node::start(everywhere).await;
+    let addrs = b.sip.addrs();
+    assert_eq!(
+        [addrs.udp, addrs.tcp, addrs.udp_v6, addrs.tcp_v6].map(|addr| addr.map(|addr| addr.port())),
+        [Some(port); 4]
+    );
+    talk(&a, &mut b, uri(SocketAddr::from(([127, 0, 0, 1], port)), Some("tcp"))).await;
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test]
 async fn a_name_is_resolved_and_one_that_is_none_ends_the_call_in_words() {
     let a = Node::start(config()).await;
     let mut b = Node::start(config()).await;

@@ -30,6 +30,7 @@ pub use self::accounts::{RegistrationInfo, try_registration};
 
 use self::accounts::Accounts;
 use self::talk::Talk;
+use self::transfer::Beside;
 use crate::call::desk::{Desk, SipDialler};
 use crate::call::registry::{CallSetup, Calls};
 use crate::protocol::sip::core::CallRef;
@@ -185,16 +186,17 @@ impl Inner {
             self.live.insert(setup.id, Live { sip: call_ref, stream, own: talk.own_address() });
         }
         talk.run().await;
+        let mut beside = Beside::default();
         let transfer = match self.wish(&setup, integration, peer) {
             Some(wish) if talk.is_signalled() => {
-                Some(self.hand_over(&setup, integration, peer, &mut talk, &wish).await)
+                Some(self.hand_over(&setup, integration, peer, &mut talk, &wish, &mut beside).await)
             }
             _ => None,
         };
         let (mut sip, stats) = talk.finish().await;
         self.owners.remove(&call_ref);
         self.live.remove(&setup.id);
-        self.note_went(&setup, &stats, transfer).await;
-        self.keep_ladder(&setup, &mut sip);
+        self.note_went(&setup, &stats, beside.stats.as_ref(), transfer).await;
+        self.keep_ladder(&setup, &mut sip, beside.messages);
     }
 }

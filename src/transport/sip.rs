@@ -8,7 +8,7 @@ mod resolve;
 mod routes;
 mod tls;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -57,7 +57,8 @@ const MAX_LOOKUPS: usize = 64;
 const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
 /// What our kernel buffers for datagrams, if it lets us: 2,000 INVITEs.
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// How often the ways to registrars are looked at (20 µs each), and figures are carried to the metrics.
+/// How often the ways to registrars and to the peers of calls are looked at (20 µs each), and figures are carried to the
+/// metrics.
 const LOOK: Duration = Duration::from_secs(2);
 /// To say BYE and to unregister when we stop.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(3);
@@ -94,6 +95,14 @@ pub struct SipAddrs {
     pub tcp: Option<SocketAddr>,
     pub tcp_v6: Option<SocketAddr>,
     pub tls: Option<SocketAddr>,
+}
+
+impl SipAddrs {
+    /// The UDP port that peers of this address' family know.
+    pub fn udp_port(&self, family: IpAddr) -> Option<u16> {
+        let addr = if family.is_ipv4() { self.udp } else { self.udp_v6 };
+        addr.map(|addr| addr.port())
+    }
 }
 
 /// The registrations, by account.
@@ -201,8 +210,8 @@ impl SipHandle {
         self.send(Command::TakeCalls(takes_calls)).await
     }
 
-    /// Registers everywhere at once, by the addresses that this machine has. What can be seen from here, such as another
-    /// address towards a registrar, is noticed without it.
+    /// Registers everywhere at once, by the addresses that this machine has, and tells calls of them. What can be seen from
+    /// here, such as another address towards a registrar or a call's peer, is noticed without it.
     pub async fn network_changed(&self) -> Result<(), SipStopped> {
         self.send(Command::NetworkChanged).await
     }
@@ -279,10 +288,10 @@ pub async fn start(
     }
     let acceptor = tls::acceptor(config)?;
     let connector = tls::connector(config)?;
-    let (udp, tcp) = bind_both(config.listen).await?;
+    let (udp, tcp) = bind_both(config.listen)?;
     let (udp_v6, tcp_v6) = match config.listen_v6 {
         Some(listen) => {
-            let (udp, tcp) = bind_both(listen).await?;
+            let (udp, tcp) = bind_both(listen)?;
             (Some(udp), Some(tcp))
         }
         None => (None, None),
@@ -357,20 +366,36 @@ pub async fn start(
 }
 
 /// UDP and TCP on one port. Port 0 asks for one that is free for both.
-async fn bind_both(addr: SocketAddr) -> Result<(UdpSocket, TcpListener), SipStartError> {
+fn bind_both(addr: SocketAddr) -> Result<(UdpSocket, TcpListener), SipStartError> {
     let fail = |source| SipStartError::Listen { addr, source };
     let mut tries = 0;
     loop {
         tries += 1;
         let udp = bind_udp(addr).map_err(fail)?;
         let port = udp.local_addr().map_err(fail)?.port();
-        match TcpListener::bind(SocketAddr::new(addr.ip(), port)).await {
+        match bind_tcp(SocketAddr::new(addr.ip(), port)) {
             Ok(tcp) => return Ok((udp, tcp)),
             // The free UDP port was somebody's TCP port: another.
             Err(_) if addr.port() == 0 && tries < 20 => {}
             Err(source) => return Err(fail(source)),
         }
     }
+}
+
+/// As tokio binds, but the IPv4 socket of the same port has its own.
+fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    /// As tokio's.
+    const BACKLOG: i32 = 1024;
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
@@ -530,23 +555,23 @@ impl Task {
         }
     }
 
-    /// Whether registrars are reached as before; and what the metrics have not been told yet.
+    /// Whether registrars and calls are reached as before; and what the metrics have not been told yet.
     fn look(&mut self) {
         self.metrics.carry_over(self.endpoint.stats(), self.unsent + self.connections.dropped);
-        let changes = self.routes.look(self.endpoint.registrars(), towards);
+        let changes = self.routes.look(self.endpoint.registrars().chain(self.endpoint.call_peers()), towards);
         let current = self.current_addresses();
         let mut moved = (current.v4, current.v6) != (self.addresses.v4, self.addresses.v6);
         for change in changes {
             match change {
-                Change::Lost(registrar) => {
-                    warn!(%registrar, "no network leads to a registrar");
-                    self.endpoint.on_route_lost(now(), registrar);
+                Change::Lost(peer) => {
+                    warn!(%peer, "no network leads to a peer");
+                    self.endpoint.on_route_lost(now(), peer);
                 }
                 Change::Moved(_) => moved = true,
             }
         }
         if moved {
-            info!(v4 = ?current.v4, v6 = ?current.v6, "the network has changed: accounts register again");
+            info!(v4 = ?current.v4, v6 = ?current.v6, "the network has changed: accounts register again, calls follow");
             self.on_network_change(current);
         }
     }
@@ -554,10 +579,10 @@ impl Task {
     /// Without a network we say what we said last: anything else would be as wrong, and there is nobody to hear it.
     fn current_addresses(&self) -> Addresses {
         let current = addresses(&self.config, &self.addrs);
-        let registrars: Vec<IpAddr> = self.endpoint.registrars().collect();
+        let peers: BTreeSet<IpAddr> = self.endpoint.registrars().chain(self.endpoint.call_peers()).collect();
         let mut ways = self.addresses.ways.clone();
-        ways.retain(|peer, _| registrars.contains(peer));
-        ways.extend(registrars.into_iter().filter_map(|peer| Some((peer, self.way(peer)?))));
+        ways.retain(|peer, _| peers.contains(peer));
+        ways.extend(peers.into_iter().filter_map(|peer| Some((peer, self.way(peer)?))));
         Addresses { v4: current.v4.or(self.addresses.v4), v6: current.v6.or(self.addresses.v6), ways, ..current }
     }
 
@@ -577,9 +602,8 @@ impl Task {
     }
 
     fn on_network_change(&mut self, current: Addresses) {
-        self.endpoint.set_addresses(current.clone());
-        self.addresses = current;
-        self.endpoint.on_network_change(now());
+        self.addresses = current.clone();
+        self.endpoint.on_new_addresses(now(), current);
     }
 
     fn read_datagrams(&mut self, v6: bool, buffer: &mut [u8]) {

@@ -42,23 +42,28 @@ impl Baresip {
 
     /// On this UDP port of loopback.
     pub async fn start_at(set: Set<'_>, sip: u16) -> Option<Self> {
+        Self::start_on(set, SocketAddr::from(([127, 0, 0, 1], sip))).await
+    }
+
+    /// On this address, whose family is its only one.
+    pub async fn start_on(set: Set<'_>, addr: SocketAddr) -> Option<Self> {
         if !crate::installed("baresip") {
             return None;
         }
         let dir = tempfile::tempdir().expect("a temporary folder");
         let control = free_tcp_port();
-        let addr = SocketAddr::from(([127, 0, 0, 1], sip));
         let mouth = dir.path().join("mouth.wav");
         let mut sound = set.says.to_vec();
         // The call ends with the file.
         sound.resize(sound.len() + 8000 * 60, 0);
         wav::write(&mouth, SampleRate::HZ_8000, &sound).expect("a sound file is written");
         let config = format!(
-            "poll_method epoll\nsip_listen {addr}\nnet_interface 127.0.0.1\naudio_source aufile,{}\naudio_player aufile,{}\n\
+            "poll_method epoll\nsip_listen {addr}\nnet_interface {}\naudio_source aufile,{}\naudio_player aufile,{}\n\
              audio_srate 8000\naudio_channels 1\nausrc_srate 8000\nauplay_srate 8000\nsnd_path {}\n\
              module_path /usr/lib/baresip/modules\nmodule g711.so\nmodule g722.so\nmodule aufile.so\n\
              module sndfile.so\nmodule_app account.so\nmodule_app menu.so\nmodule ctrl_tcp.so\n\
              ctrl_tcp_listen 127.0.0.1:{control}\n",
+            addr.ip(),
             mouth.display(),
             dir.path().join("ear.wav").display(),
             dir.path().display(),
@@ -70,6 +75,7 @@ impl Baresip {
         fs::write(dir.path().join("uuid"), "").expect("written");
         let log = fs::File::create(dir.path().join("log")).expect("a log");
         let child = Command::new("baresip")
+            .arg(if addr.is_ipv4() { "-4" } else { "-6" })
             .arg("-f")
             .arg(dir.path())
             .stdin(Stdio::null())

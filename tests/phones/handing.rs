@@ -94,6 +94,22 @@ async fn a_person_hears_of_the_caller_and_then_the_caller() {
         refer.len() == 1 && refer[0].contains("Refer-To: <sip:person@") && refer[0].contains("?Replaces="),
         "{refer:?}"
     );
+    // The call to the person is in the record of the caller's, told apart by its Call-ID.
+    let messages: Vec<&str> =
+        facts["ladder"].as_array().expect("a list").iter().map(|rung| text(&rung["text"])).collect();
+    let call_id = |message: &str| message.lines().find_map(|line| line.strip_prefix("Call-ID: ")).map(str::to_owned);
+    let ids: std::collections::BTreeSet<_> =
+        messages.iter().map(|message| call_id(message).expect("it has one")).collect();
+    assert_eq!(ids.len(), 2, "{ids:?}");
+    let to_person = facts["ladder"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .find(|rung| rung["sent"] == true && text(&rung["text"]).starts_with("INVITE sip:person@"));
+    assert!(to_person.is_some(), "{messages:?}");
+    let times: Vec<&str> = facts["ladder"].as_array().expect("a list").iter().map(|rung| text(&rung["at"])).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    assert!(facts["quality"]["person"]["sent"].as_u64() > Some(50), "{}", facts["quality"]);
     // The caller's telephone plays its file from the start: silence, then a voice.
     let enough = 5 * 8_000 * 2;
     until("both have talked", async || (person.heard_bytes().last() > Some(&enough)).then_some(())).await;

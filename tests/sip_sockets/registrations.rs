@@ -5,14 +5,17 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use offhook::protocol::sip::admission::Trunk;
+use offhook::protocol::sip::call::{CallCommand, CallEvent};
 use offhook::protocol::sip::core::AccountRef;
 use offhook::protocol::sip::registration::{RegistrationState, RegistrationStatus};
-use offhook::transport::sip::SipConfig;
+use offhook::transport::sip::{SipConfig, SipIncoming};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use crate::{LIMIT, Node, Peer, config, field, uri};
+use crate::{LIMIT, Node, Peer, config, field, next, uri};
 
 const ACCOUNT: AccountRef = AccountRef(1);
 
@@ -109,7 +112,7 @@ async fn a_connection_that_falls_silent_is_left_for_another() {
 const INSIDE: &str = "OFFHOOK_TEST_NETWORK";
 
 #[tokio::test]
-async fn another_address_of_this_machine_registers_again_by_itself() {
+async fn another_address_of_this_machine_registers_again_and_calls_follow() {
     if std::env::var_os(INSIDE).is_some() {
         return move_about().await;
     }
@@ -118,7 +121,7 @@ async fn another_address_of_this_machine_registers_again_by_itself() {
         println!("skipped: no network namespaces here");
         return;
     }
-    let name = "registrations::another_address_of_this_machine_registers_again_by_itself";
+    let name = "registrations::another_address_of_this_machine_registers_again_and_calls_follow";
     let inside = Command::new("unshare")
         .arg("-rn")
         .arg(std::env::current_exe().expect("its path"))
@@ -134,6 +137,37 @@ fn ip(order: &str) {
     assert!(done.success(), "ip {order}");
 }
 
+/// A call of a trunk follows as a registration does.
+async fn call_moves_about(leads_from: impl Fn(&str)) {
+    let mut node = Node::start(SipConfig { listen: "0.0.0.0:0".parse().unwrap(), ..config() }).await;
+    let peers = vec!["10.9.0.0/24".parse().expect("a prefix")];
+    node.sip.set_trunks(vec![Trunk { id: 1, peers }]).await.expect("the task runs");
+    let socket = UdpSocket::bind("10.9.0.1:0").await.unwrap();
+    let peer = Peer { to: SocketAddr::new("10.9.0.2".parse().unwrap(), node.sip.addrs().udp.unwrap().port()), socket };
+    peer.say(&peer.request("INVITE", "moves", "<sip:agent@offhook>")).await;
+    let SipIncoming { mut call, .. } = node.incoming().await;
+    call.command(CallCommand::Answer { body: Bytes::from_static(b"v=0 offer") }).await.unwrap();
+    let ok = peer.hear_of("SIP/2.0 200").await;
+    peer.say(&peer.request("ACK", "moves", &field(&ok, "To"))).await;
+    assert_eq!(next(&mut call).await, CallEvent::Acked { answer: None });
+    // Looked at every two seconds: this one is the first that has something to compare with.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    leads_from("10.9.0.3");
+    let moved = Instant::now();
+    assert_eq!(next(&mut call).await, CallEvent::Moved);
+    println!("the call was told {:?} after the address changed", moved.elapsed());
+    assert!(moved.elapsed() < Duration::from_secs(5), "{:?}", moved.elapsed());
+    call.command(CallCommand::Offer { body: Bytes::from_static(b"v=0 moved") }).await.unwrap();
+    let offer = peer.hear_of("INVITE").await;
+    assert!(offer.ends_with("v=0 moved"), "{offer}");
+    for name in ["Contact", "Via"] {
+        assert!(field(&offer, name).contains("10.9.0.3:"), "{offer}");
+    }
+    drop(call);
+    node.stop().await;
+    leads_from("10.9.0.2");
+}
+
 async fn move_about() {
     ip("link set lo up");
     for last in 1..=3 {
@@ -141,6 +175,7 @@ async fn move_about() {
     }
     let leads_from = |own: &str| ip(&format!("route replace local 10.9.0.1 dev lo src {own} table local"));
     leads_from("10.9.0.2");
+    call_moves_about(leads_from).await;
     let node = Node::start(SipConfig { listen: "0.0.0.0:0".parse().unwrap(), ..config() }).await;
     let socket = UdpSocket::bind("10.9.0.1:0").await.unwrap();
     let registrar =

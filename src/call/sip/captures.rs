@@ -9,6 +9,7 @@ use futures::stream::{self, Stream};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, timeout_at};
 
+use super::media::own_address;
 use super::{Live, SipLines};
 use crate::clock;
 use crate::protocol::capture;
@@ -24,10 +25,14 @@ impl SipLines {
         let (tap, copies) = Tap::new();
         let mut begin = capture::head();
         let (now, wall) = (Instant::now().into_std(), clock::now());
-        let port = running.sip.addrs().udp.map_or(0, |addr| addr.port());
+        let addrs = running.sip.addrs();
         for rung in running.sip.ladder(sip).await {
             let ago = SignedDuration::try_from(now.saturating_duration_since(rung.at)).unwrap_or_default();
-            let (ours, peer) = (SocketAddr::new(own, port), rung.peer.addr);
+            let peer = rung.peer.addr;
+            // Signalling may be of the other family than media.
+            let same = own.is_ipv4() == peer.is_ipv4();
+            let own = if same { own } else { own_address(peer).unwrap_or(own) };
+            let ours = SocketAddr::new(own, addrs.udp_port(own).unwrap_or(0));
             let (from, to) = if rung.sent { (ours, peer) } else { (peer, ours) };
             capture::write(&mut begin, since_1970(wall - ago), from, to, rung.text.as_bytes());
         }

@@ -69,20 +69,22 @@ impl Inner {
         let (id, from, line) = (setup.id, setup.from.clone(), setup.line.clone());
         info!(call_id = %id, integration = %integration.id, %from, line, "call offered");
         let secure = incoming.source.transport == Transport::Tls;
-        let opened = Media::open(&self.ports, &self.rtp, incoming.source.addr, self.config.external_ip, secure);
-        let agreed = opened.and_then(|mut media| match &incoming.offer {
-            Some(offer) => media.answer(offer).map(|(body, plan)| (media, body, Some(plan))),
-            None => {
+        let (peer, external) = (incoming.source.addr, self.config.external_ip);
+        let agreed = match &incoming.offer {
+            Some(offer) => Media::for_offer(&self.ports, &self.rtp, peer, offer, external, secure)
+                .map(|(media, body, plan)| (media, body, Some(plan))),
+            None => Media::open(&self.ports, &self.rtp, peer, external, secure).map(|mut media| {
                 let body = media.offer();
-                Ok((media, body, None))
-            }
-        });
+                (media, body, None)
+            }),
+        };
         let (mut media, body, plan) = match agreed {
             Ok(agreed) => agreed,
             Err(fault) => {
                 warn!(call_id = %id, %fault, "no media for a call");
                 count("no_media");
-                return refuse(&call, fault.status()).await;
+                let _ = call.command(fault.refuse_call()).await;
+                return;
             }
         };
         self.calls.offer(&setup).await;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use tokio::time::{Instant, timeout};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::Inner;
@@ -13,20 +14,29 @@ use crate::protocol::rtp::stats::RtpStats;
 use crate::providers::provider::CallOutcome;
 use crate::store::At;
 use crate::store::calls::{ProviderNews, SipNotes, SipRung};
-use crate::transport::sip::SipCall;
+use crate::transport::sip::{SipCall, SipRecord};
 
 /// The messages of a call are complete at the latest 64 · T1 after its end (RFC 3261 §17).
 const LADDER_LIMIT: Duration = Duration::from_secs(60);
 
+/// A call's messages, when it is over for good.
+pub(super) type Messages = oneshot::Receiver<SipRecord>;
+
 impl Inner {
-    /// How a call went.
-    pub(super) async fn note_went(&self, setup: &CallSetup, stats: &RtpStats, transfer: Option<u16>) {
+    /// How a call went, and the call to a person that was made for it.
+    pub(super) async fn note_went(
+        &self,
+        setup: &CallSetup,
+        stats: &RtpStats,
+        person: Option<&RtpStats>,
+        transfer: Option<u16>,
+    ) {
         let Some(store) = &self.store else { return };
-        let notes = SipNotes {
-            quality: Some(serde_json::to_value(stats).unwrap_or_default()),
-            transfer_status: transfer,
-            ladder: Vec::new(),
-        };
+        let mut quality = serde_json::to_value(stats).unwrap_or_default();
+        if let Some(person) = person {
+            quality["person"] = serde_json::to_value(person).unwrap_or_default();
+        }
+        let notes = SipNotes { quality: Some(quality), transfer_status: transfer, ladder: Vec::new() };
         if let Err(error) = store.note_sip(setup.company_id, setup.id, &notes).await {
             warn!(call_id = %setup.id, %error, "the quality of a call could not be noted");
         }
@@ -41,19 +51,31 @@ impl Inner {
         }
     }
 
-    /// The messages of a call, once nothing of it can come any more.
-    pub(super) fn keep_ladder(&self, setup: &CallSetup, sip: &mut SipCall) {
+    /// The messages of a call and of the one to a person that was made for it, once nothing of them can come any more. Their
+    /// Call-IDs tell them apart; either ladder is bounded.
+    pub(super) fn keep_ladder(&self, setup: &CallSetup, sip: &mut SipCall, person: Option<Messages>) {
         let (Some(store), Some(record)) = (self.store.clone(), sip.take_record()) else { return };
         let (company, id, now, wall) = (setup.company_id, setup.id, Instant::now().into_std(), clock::now());
         let closing = self.closing.clone();
+        let until = Instant::now() + LADDER_LIMIT;
+        let complete = async move {
+            let mut rungs = timeout_at(until, record).await.ok()?.ok()?.ladder;
+            if let Some(person) = person
+                && let Ok(Ok(record)) = timeout_at(until, person).await
+            {
+                rungs.extend(record.ladder);
+                rungs.sort_by_key(|rung| rung.at);
+            }
+            Some(rungs)
+        };
         self.tasks.spawn(async move {
-            let record = tokio::select! {
-                record = timeout(LADDER_LIMIT, record) => record,
+            let rungs = tokio::select! {
+                rungs = complete => rungs,
                 // What came so far is lost with the process: the call's record is not.
                 () = closing.cancelled() => return,
             };
-            let Ok(Ok(record)) = record else { return };
-            let ladder = record.ladder.into_iter().map(|rung| {
+            let Some(rungs) = rungs else { return };
+            let ladder = rungs.into_iter().map(|rung| {
                 let ago = SignedDuration::try_from(now.saturating_duration_since(rung.at)).unwrap_or_default();
                 let later = SignedDuration::try_from(rung.at.saturating_duration_since(now)).unwrap_or_default();
                 SipRung { at: wall - ago + later, sent: rung.sent, peer: rung.peer.to_string(), text: rung.text }

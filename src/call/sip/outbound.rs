@@ -104,7 +104,7 @@ impl Inner {
                 biased;
                 () = hangup.cancelled() => {
                     sip.hang_up();
-                    self.keep_ladder(&setup, &mut sip);
+                    self.keep_ladder(&setup, &mut sip, None);
                     outcome = CallOutcome::Canceled;
                     break None;
                 }
@@ -156,7 +156,7 @@ impl Inner {
             Cause::Cancelled | Cause::HungUp | Cause::Declined => CallOutcome::Canceled,
             _ => CallOutcome::Failed,
         };
-        self.keep_ladder(setup, sip);
+        self.keep_ladder(setup, sip, None);
         let Some(store) = &self.store else { return };
         let status = match (ended.status, ended.text.as_str()) {
             (Some(status), text) => format!("{status} {text}").trim_end().to_owned(),

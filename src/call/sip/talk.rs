@@ -226,13 +226,19 @@ impl Talk {
                 }
                 Err(error) => {
                     info!(%error, "an offer in the call is refused; it goes on as it was");
-                    self.command(CallCommand::RefuseOffer { status: error.status() }).await;
+                    self.command(error.refuse_offer()).await;
                 }
             },
             CallEvent::OfferWanted => {
                 let body = self.media.offer();
                 self.asked = true;
                 self.command(CallCommand::AnswerOffer { body }).await;
+            }
+            CallEvent::Moved => {
+                info!("our address towards the peer has changed: it is told");
+                let body = self.media.moved();
+                self.asked = true;
+                self.command(CallCommand::Offer { body }).await;
             }
             CallEvent::Acked { answer: Some(answer) } | CallEvent::OfferAnswered { answer: Some(answer) } => {
                 self.accept(answer).await;
@@ -245,7 +251,10 @@ impl Talk {
             }
             // The agent calls nobody on a stranger's word.
             CallEvent::Refer { .. } => self.command(CallCommand::AnswerRefer { accept: false }).await,
-            CallEvent::OfferRefused { status } => debug!(status, "our offer was refused; the call goes on as it was"),
+            CallEvent::OfferRefused { status } => {
+                self.asked = false;
+                debug!(status, "our offer was refused; the call goes on as it was");
+            }
             CallEvent::Acked { answer: None }
             | CallEvent::OfferAnswered { answer: None }
             | CallEvent::Ringing

@@ -12,12 +12,14 @@ use tracing::{info, warn};
 use super::Inner;
 use super::announcer::Announcer;
 use super::media::Media;
+use super::notes::Messages;
 use super::outbound::Registered;
 use super::talk::{Step, Talk};
 use crate::agent::phrases::Phrases;
 use crate::agent::profile::TransferNote;
 use crate::call::registry::CallSetup;
 use crate::call::reply::Voice;
+use crate::protocol::rtp::stats::RtpStats;
 use crate::protocol::sip::call::{CallEvent, Dial};
 use crate::protocol::sip::endpoint::AccountDial;
 use crate::protocol::sip::value::{NameAddr, SipUri};
@@ -53,11 +55,19 @@ struct Person {
     ear: Announcer,
 }
 
+/// What is to be noted of the call to a person, for the record of the caller's.
+#[derive(Default)]
+pub(super) struct Beside {
+    pub messages: Option<Messages>,
+    pub stats: Option<RtpStats>,
+}
+
 /// Whom to call first, and what to say there.
 struct Told<'a> {
     to: &'a str,
     summary: &'a str,
     voice: &'a Voice,
+    noted: &'a mut Beside,
 }
 
 /// What became of the call to the person.
@@ -96,19 +106,20 @@ impl Inner {
         peer: SocketAddr,
         caller: &mut Talk,
         wish: &Wish,
+        noted: &mut Beside,
     ) -> u16 {
         info!(warm = wish.summary.is_some(), "the caller is handed to a person");
         let Some(leg) = caller.lend() else { return 480 };
         let mut beside = Announcer::new(leg);
         let mut cold = "cold".to_owned();
         if let (Some(summary), Some(voice)) = (&wish.summary, &wish.voice) {
-            let told = Told { to: &wish.to, summary, voice };
+            let told = Told { to: &wish.to, summary, voice, noted };
             match self.fetch(setup, integration, peer, caller, &mut beside, told).await {
                 Fetched::Person(mut person) => {
                     let status = refer(caller, &mut beside, &wish.to, Some(&mut person)).await;
                     // Where the other side took our place, this call is over already.
                     self.owners.remove(&person.talk.id());
-                    person.talk.finish().await;
+                    noted.stats = Some(person.talk.finish().await.1);
                     if is_success(status) || !caller.is_signalled() {
                         self.note_transfer(setup, format!("transferred warm: {status}")).await;
                         return status;
@@ -152,12 +163,13 @@ impl Inner {
         peer: SocketAddr,
         caller: &mut Talk,
         beside: &mut Announcer,
-        Told { to, summary, voice }: Told<'_>,
+        Told { to, summary, voice, noted }: Told<'_>,
     ) -> Fetched {
         let (mut sip, mut media) = match self.ring_person(setup, integration, peer, to).await {
             Ok(ringing) => ringing,
             Err(why) => return Fetched::NoWay(why),
         };
+        noted.messages = sip.take_record();
         let answer = {
             let mut limit = pin!(tokio::time::sleep(PERSON_LIMIT));
             loop {
@@ -223,7 +235,7 @@ impl Inner {
             Some(gone) => {
                 drop(ear);
                 self.owners.remove(&person.id());
-                person.finish().await;
+                noted.stats = Some(person.finish().await.1);
                 gone
             }
         }
@@ -252,7 +264,8 @@ impl Inner {
         let running = self.running.load_full().ok_or("SIP is not running on this server")?;
         let uri = SipUri::parse(to).ok_or("transfer_to is no SIP address")?;
         let mut media = open(peer)?;
-        let own = SocketAddr::new(media.own_address(), running.sip.addrs().udp.map_or(5060, |addr| addr.port()));
+        let own = media.own_address();
+        let own = SocketAddr::new(own, running.sip.addrs().udp_port(own).unwrap_or(5060));
         let from = SipUri::parse(&format!("sip:{}@{own}", setup.line)).ok_or("the line is no SIP user")?;
         let dial = Dial {
             uri,

@@ -2,7 +2,9 @@
 //! values out: ports, keys and version numbers come from outside.
 //!
 //! An answer names one codec, so that neither side changes it without asking. Every other m-line is refused in its place
-//! with port 0. Hold is read from the direction or from the old `c=0.0.0.0` (RFC 2543).
+//! with port 0. Hold is read from the direction or from the old `c=0.0.0.0` (RFC 2543), which IPv6 writes `::`. One
+//! address family serves a stream; of an offer that lists the same media for both (ANAT, RFC 4091) the first line of ours
+//! is taken.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -78,9 +80,32 @@ pub enum NegotiateError {
     Transport,
     #[error("no address to send audio to")]
     NoAddress,
+    /// IPv6 where our media is IPv4, or the other way round.
+    #[error("the audio is of an address family that we do not have here")]
+    Family,
     /// The answer names what was not offered, or misses the audio line.
     #[error("the answer does not fit the offer")]
     Mismatch,
+}
+
+impl NegotiateError {
+    /// Code and text of a Warning header that tells the peer why (RFC 3261 §20.43).
+    pub const fn warning(self) -> Option<(u16, &'static str)> {
+        match self {
+            Self::NoAudio => Some((304, "Media type not available")),
+            Self::NoCodec => Some((305, "Incompatible media format")),
+            Self::Transport => Some((302, "Incompatible transport protocol")),
+            Self::NoAddress | Self::Family => Some((301, "Incompatible network address formats")),
+            Self::Mismatch => None,
+        }
+    }
+}
+
+/// Where the audio lines of an offer want their media sent, in their order; lines that are held or switched off name
+/// nothing.
+pub fn audio_targets(offer: &Description) -> impl Iterator<Item = SocketAddr> {
+    let lines = offer.media.iter().filter(|media| media.kind.eq_ignore_ascii_case("audio") && media.port != 0);
+    lines.filter_map(|media| Some(SocketAddr::new(media.address?, media.port))).filter(|at| !at.ip().is_unspecified())
 }
 
 /// Our offer: all our codecs on one audio line.
@@ -237,12 +262,17 @@ fn plan(media: &Media, local: &LocalMedia, agreed: Agreed) -> Result<MediaPlan, 
     let address = media.address.ok_or(NegotiateError::NoAddress)?;
     // An address to which nothing can be sent stands for hold.
     let held = address.is_unspecified();
-    if !held && (address.is_multicast() || address.is_ipv4() != local.address.is_ipv4()) {
+    if !held && address.is_multicast() {
         return Err(NegotiateError::NoAddress);
+    }
+    // A mapped IPv4 address is neither: nothing of an IPv6 socket reaches it.
+    if !held && (address.is_ipv4() != local.address.is_ipv4() || address.to_canonical() != address) {
+        return Err(NegotiateError::Family);
     }
     let remote = (!held).then(|| SocketAddr::new(address, media.port));
     let rtcp_port = if media.rtcp_mux { Some(media.port) } else { media.rtcp_port.or(media.port.checked_add(1)) };
-    let rtcp_address = media.rtcp_address.filter(|address| !address.is_unspecified()).unwrap_or(address);
+    let same_family = |own: &IpAddr| !own.is_unspecified() && own.is_ipv4() == address.is_ipv4();
+    let rtcp_address = media.rtcp_address.filter(same_family).unwrap_or(address);
     let remote_rtcp = rtcp_port.filter(|_| !held).map(|port| SocketAddr::new(rtcp_address, port));
     Ok(MediaPlan {
         remote,
@@ -545,14 +575,59 @@ mod tests {
             assert_eq!(answer(&remote("4000 RTP/AVP 0", lines), &local(), None), Err(error), "{lines:?}");
         };
         check(&["c=IN IP4 pbx.example.org"], NegotiateError::NoAddress);
-        check(&["c=IN IP6 2001:db8::1"], NegotiateError::NoAddress);
+        check(&["c=IN IP6 2001:db8::1"], NegotiateError::Family);
+        check(&["c=IN IP6 ff15::1"], NegotiateError::NoAddress);
         check(&["c=IN IP4 224.2.1.1/127"], NegotiateError::NoAddress);
         assert_eq!(answer(&remote("0 RTP/AVP 0", &[]), &local(), None), Err(NegotiateError::NoAudio));
-        let ours = LocalMedia { address: "2001:db8::5".parse().expect("an address"), ..local() };
-        let Negotiated { sdp, plan } =
-            answer(&remote("4000 RTP/AVP 0", &["c=IN IP6 2001:db8::1"]), &ours, None).expect("agrees");
+    }
+
+    /// Our side over IPv6.
+    fn local_v6() -> LocalMedia {
+        LocalMedia { address: "2001:db8::5".parse().expect("an address"), ..local() }
+    }
+
+    #[test]
+    fn media_over_ipv6_is_answered_offered_held_and_its_rtcp_told() {
+        let agreed = |lines: &[&str]| answer(&remote("4000 RTP/AVP 0", lines), &local_v6(), None);
+        let Negotiated { sdp, plan } = agreed(&["c=IN IP6 2001:db8::1", "a=rtcp:4009"]).expect("agrees");
         assert_eq!(plan.remote, "[2001:db8::1]:4000".parse().ok());
-        assert!(sdp.contains("c=IN IP6 2001:db8::5\r\n"));
+        assert_eq!(plan.remote_rtcp, "[2001:db8::1]:4009".parse().ok());
+        assert!(sdp.contains("o=offhook 7 1 IN IP6 2001:db8::5\r\n") && sdp.contains("c=IN IP6 2001:db8::5\r\n"));
+        let rtcp = |line: &str| agreed(&["c=IN IP6 2001:db8::1", line]).expect("agrees").plan.remote_rtcp;
+        assert_eq!(rtcp("a=rtcp:4009 IN IP6 2001:db8::9"), "[2001:db8::9]:4009".parse().ok());
+        assert_eq!(rtcp("a=rtcp:4009 IN IP4 192.0.2.1"), "[2001:db8::1]:4009".parse().ok(), "of another family");
+        for held in ["c=IN IP6 ::", "c=IN IP4 0.0.0.0", "c=IN IP6 nobody.invalid"] {
+            let Negotiated { sdp, plan } = agreed(&[held]).expect("agrees");
+            assert!(plan.is_held() && plan.remote.is_none() && plan.remote_rtcp.is_none(), "{held}");
+            assert!(sdp.contains("c=IN IP6 2001:db8::5\r\n") && sdp.contains("a=recvonly\r\n"), "{sdp}");
+        }
+        for foreign in ["c=IN IP4 192.0.2.1", "c=IN IP6 ::ffff:192.0.2.1"] {
+            assert_eq!(agreed(&[foreign]), Err(NegotiateError::Family), "{foreign}");
+        }
+        assert_eq!(NegotiateError::Family.warning().map(|(code, _)| code), Some(301));
+        let theirs = LocalMedia { address: "2001:db8::77".parse().expect("an address"), port: 30_000, ..local_v6() };
+        let answered = answer(&parsed(&offer(&local_v6())), &theirs, None).expect("agrees");
+        let plan = accept(&local_v6(), &parsed(&answered.sdp)).expect("fits");
+        assert_eq!(plan.remote, "[2001:db8::77]:30000".parse().ok());
+    }
+
+    #[test]
+    fn of_the_same_media_in_both_families_the_first_of_ours_is_taken() {
+        let both = parsed(
+            "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nt=0 0\r\na=group:ANAT 1 2\r\nm=audio 4000 RTP/AVP 0\r\n\
+             c=IN IP6 2001:db8::1\r\na=mid:1\r\nm=audio 4002 RTP/AVP 0\r\nc=IN IP4 192.0.2.1\r\na=mid:2\r\n",
+        );
+        let targets: Vec<String> = audio_targets(&both).map(|at| at.to_string()).collect();
+        assert_eq!(targets, ["[2001:db8::1]:4000", "192.0.2.1:4002"]);
+        let taken = |local: &LocalMedia| {
+            let Negotiated { sdp, plan } = answer(&both, local, None).expect("agrees");
+            let ports: Vec<u16> = parsed(&sdp).media.iter().map(|media| media.port).collect();
+            (plan.remote.map(|remote| remote.to_string()), ports)
+        };
+        assert_eq!(taken(&local_v6()), (Some("[2001:db8::1]:4000".into()), vec![20_000, 0]));
+        assert_eq!(taken(&local()), (Some("192.0.2.1:4002".into()), vec![0, 20_000]));
+        assert_eq!(audio_targets(&remote("4000 RTP/AVP 0", &["c=IN IP6 ::"])).count(), 0, "held");
+        assert_eq!(audio_targets(&remote("0 RTP/AVP 0", &[])).count(), 0, "switched off");
     }
 
     const CRYPTO: &str = "a=crypto:3 AES_CM_128_HMAC_SHA1_32 inline:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB|2^20";

@@ -214,7 +214,8 @@ fn parse_media(value: &str) -> Option<Media> {
     })
 }
 
-/// `IN IP4 192.0.2.1`, with the TTL of multicast ignored. A host name is not looked up: `None`.
+/// `IN IP4 192.0.2.1`, with the TTL of multicast ignored. A host name is not looked up: `None`. A name under `.invalid`
+/// stands for no address, as `::` does (RFC 6157).
 fn parse_connection(value: &str) -> Option<IpAddr> {
     let mut fields = value.split_ascii_whitespace();
     if !fields.next()?.eq_ignore_ascii_case("IN") {
@@ -222,10 +223,11 @@ fn parse_connection(value: &str) -> Option<IpAddr> {
     }
     let kind = fields.next()?;
     let address = fields.next()?.split('/').next()?;
+    let is_none = address.to_ascii_lowercase().trim_end_matches('.').ends_with(".invalid");
     if kind.eq_ignore_ascii_case("IP4") {
-        address.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
+        if is_none { Some(Ipv4Addr::UNSPECIFIED.into()) } else { address.parse::<Ipv4Addr>().ok().map(IpAddr::V4) }
     } else if kind.eq_ignore_ascii_case("IP6") {
-        address.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+        if is_none { Some(Ipv6Addr::UNSPECIFIED.into()) } else { address.parse::<Ipv6Addr>().ok().map(IpAddr::V6) }
     } else {
         None
     }

@@ -53,6 +53,9 @@ pub enum CallEvent {
         replaces: Option<String>,
         referred_by: Option<String>,
     },
+    /// The peer was told an address of ours that leads nowhere any more: reply with an `Offer` that names the present one
+    /// for media. Its Contact does so for signalling.
+    Moved,
     /// How the transfer that we asked for goes, by the status of the call that it makes. `done`: nothing more comes.
     Transfer { status: u16, done: bool },
     /// The call is over. Nothing follows but `Event::Closed`.
@@ -162,6 +165,15 @@ impl Refusal {
     }
 }
 
+/// Why a description is refused (RFC 3261 §20.43).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// 300 to 399.
+    pub code: u16,
+    /// Without quotes.
+    pub text: &'static str,
+}
+
 /// What the user of a call wants.
 #[derive(Clone, Debug)]
 pub enum CallCommand {
@@ -187,6 +199,11 @@ pub enum CallCommand {
     },
     RefuseOffer {
         status: u16,
+    },
+    /// The offer that waits, of the call or in it, cannot be served; the peer is told why.
+    RefuseMedia {
+        status: u16,
+        warning: Warning,
     },
     /// A key by INFO (application/dtmf-relay).
     Dtmf {
@@ -232,6 +249,8 @@ pub struct Call {
     offer_out: Option<OfferOut>,
     /// An offer that has to wait: until when at least.
     offer_waiting: Option<(Instant, Bytes)>,
+    /// When to tell the peer that we are reached elsewhere.
+    move_at: Option<Instant>,
     session: Option<Session>,
     /// The peer takes UPDATE.
     peer_updates: bool,
@@ -333,6 +352,7 @@ impl Call {
             offer_in: None,
             offer_out: None,
             offer_waiting: None,
+            move_at: None,
             session: None,
             peer_updates: false,
             local_sdp: Bytes::new(),
@@ -389,6 +409,16 @@ impl Call {
         self.dialog.as_ref().map(|dialog| dialog.remote_target().to_owned())
     }
 
+    /// Where requests of ours in its dialog go, if it has one.
+    pub fn next_hop(&self) -> Option<Target> {
+        self.dialog.as_ref().map(Dialog::next_hop)
+    }
+
+    /// From `at` on the peer is to be told that we are reached elsewhere, as soon as no other offer is under way.
+    pub fn move_from(&mut self, at: Instant) {
+        self.move_at = Some(at);
+    }
+
     fn emit(&mut self, event: CallEvent) {
         if !self.ended {
             self.events.push(event);
@@ -419,6 +449,7 @@ impl Call {
             self.unacked.as_ref().map(|unacked| unacked.next.min(unacked.until)),
             self.offer_in.as_ref().map(|offer| offer.until),
             self.offer_waiting.as_ref().map(|(at, _)| *at).filter(|_| self.may_offer()),
+            self.move_at.filter(|_| self.may_offer()),
             self.refer_in.as_ref().and_then(|refer| refer.pending.as_ref()).map(|(_, _, until)| *until),
             self.refer_out,
         ]
@@ -444,11 +475,15 @@ impl Call {
         match command {
             CallCommand::Ring { body } => self.ring(core, now, body),
             CallCommand::Answer { body } => self.answer(core, now, body),
-            CallCommand::Refuse { status } => self.refuse(core, now, status),
+            CallCommand::Refuse { status } => self.refuse(core, now, status, None),
             CallCommand::HangUp => self.hang_up(core, now),
             CallCommand::Offer { body } => self.offer(core, now, body),
             CallCommand::AnswerOffer { body } => self.answer_offer(core, now, body),
-            CallCommand::RefuseOffer { status } => self.refuse_offer(core, now, status),
+            CallCommand::RefuseOffer { status } => self.refuse_offer(core, now, status, None),
+            CallCommand::RefuseMedia { status, warning } if matches!(self.phase, Phase::Offered(_)) => {
+                self.refuse(core, now, status, Some(warning));
+            }
+            CallCommand::RefuseMedia { status, warning } => self.refuse_offer(core, now, status, Some(warning)),
             CallCommand::Dtmf { digit, duration_ms } => self.send_dtmf(core, now, digit, duration_ms),
             CallCommand::Refer { to, replaces } => self.refer(core, now, &to, replaces.as_deref()),
             CallCommand::AnswerRefer { accept } => self.answer_refer(core, now, accept),
@@ -466,7 +501,7 @@ impl Call {
                 self.end(Side::Us, Cause::Cancelled, None, "");
                 self.give_up_calling(core, now);
             }
-            Phase::Offered(_) => self.refuse(core, now, 480),
+            Phase::Offered(_) => self.refuse(core, now, 480, None),
             Phase::Confirmed => {
                 self.end(Side::Us, Cause::HungUp, None, "");
                 self.leave(core, now);

@@ -171,6 +171,10 @@ enum Resolving {
 
 /// Calls of one Call-ID: forks and both legs of a loop. More is an attack on whoever walks the list.
 const MAX_SAME_CALL_ID: usize = 8;
+/// Calls follow a new address of ours behind the registrations, and 20 in a second: 200 calls take ten, and no PBX gets
+/// all their offers at once.
+const MOVE_AFTER: Duration = Duration::from_secs(1);
+const MOVE_EVERY: Duration = Duration::from_millis(50);
 /// The finest step of timers.
 const GRAIN: Duration = Duration::from_millis(1);
 
@@ -280,7 +284,8 @@ impl Endpoint {
         self.registrations.values().filter_map(|registration| Some(registration.server()?.addr.ip()))
     }
 
-    /// How the world reaches us from here on; calls that run keep what they have said.
+    /// How the world reaches us from here on; calls that run keep what they have said
+    /// ([`Endpoint::on_new_addresses`] tells them).
     pub fn set_addresses(&mut self, addresses: Addresses) {
         self.core.options.addresses = addresses;
     }
@@ -308,6 +313,34 @@ impl Endpoint {
             self.settle_registration(now, account);
         }
         self.flush(now);
+    }
+
+    /// Where the peers of calls in a dialog are. A peer of several calls comes as often.
+    pub fn call_peers(&self) -> impl Iterator<Item = IpAddr> {
+        let live = self.calls.values().filter(|call| call.is_live());
+        live.filter_map(|call| Some(call.next_hop()?.addr.ip().to_canonical()))
+    }
+
+    /// The network became another: the world reaches us by `addresses` from here on. Accounts register again at once;
+    /// calls whose peers know another address of ours than the one that leads there are told so one after the other
+    /// ([`CallEvent::Moved`]), behind the registrations, so that a PBX finds the caller that it knows.
+    pub fn on_new_addresses(&mut self, now: Instant, addresses: Addresses) {
+        let hops: Vec<(CallRef, IpAddr)> = self
+            .calls
+            .iter()
+            .filter(|(_, call)| call.is_live())
+            .filter_map(|(id, call)| Some((*id, call.next_hop()?.addr.ip())))
+            .collect();
+        let before: Vec<IpAddr> = hops.iter().map(|(_, hop)| self.core.own_ip(*hop)).collect();
+        self.core.options.addresses = addresses;
+        let mut at = now + MOVE_AFTER;
+        for ((id, hop), before) in hops.into_iter().zip(before) {
+            if self.core.own_ip(hop) != before {
+                self.with_call(id, |call, _| call.move_from(at));
+                at += MOVE_EVERY;
+            }
+        }
+        self.on_network_change(now);
     }
 
     /// Calls by an account.

@@ -15,6 +15,8 @@ use crate::media::packet::Codec;
 pub struct RtpConfig {
     /// Address that media sockets are bound to, default `0.0.0.0`. An IPv6 address makes media IPv6 only.
     pub listen: IpAddr,
+    /// The same for calls whose media is IPv6. Absent: the address of `sip.listen_v6`; without that, media is IPv4 only.
+    pub listen_v6: Option<IpAddr>,
     /// `sip.rtp_ports`: the `[sip]` section's own.
     #[serde(skip)]
     pub rtp_ports: String,
@@ -50,6 +52,7 @@ impl Default for RtpConfig {
     fn default() -> Self {
         Self {
             listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            listen_v6: None,
             rtp_ports: "20000-29999".into(),
             port_rest_s: 5,
             codecs: Codec::ALL.to_vec(),
@@ -71,6 +74,8 @@ impl Default for RtpConfig {
 pub enum RtpConfigError {
     #[error("sip.rtp_ports: {0:?} is not a range such as 20000-29999 that holds an even port and the one above it")]
     Ports(String),
+    #[error("sip.rtp.listen_v6 must be an IPv6 address")]
+    Family,
     #[error("sip.rtp.codecs names no codec")]
     NoCodec,
     #[error("sip.rtp.ptime_ms must be 10, 20, 30, 40, 50 or 60")]
@@ -93,6 +98,7 @@ impl RtpConfig {
             }
         };
         check(self.rtp_ports.parse::<PortRange>().is_ok(), RtpConfigError::Ports(self.rtp_ports.clone()));
+        check(self.listen_v6.is_none_or(|listen| listen.is_ipv6()), RtpConfigError::Family);
         check(!self.codecs.is_empty(), RtpConfigError::NoCodec);
         check((10..=60).contains(&self.ptime_ms) && self.ptime_ms.is_multiple_of(10), RtpConfigError::Ptime);
         check((self.jitter_min_ms..=1000).contains(&self.jitter_max_ms), RtpConfigError::Jitter);
@@ -100,6 +106,11 @@ impl RtpConfig {
         let keys = (40..=5000).contains(&self.key_ms) && (20..=5000).contains(&self.key_pause_ms);
         check(keys, RtpConfigError::Key);
         faults
+    }
+
+    /// What sockets for media with this address are bound to. `None`: there is none of its family.
+    pub fn listens_for(&self, far: IpAddr) -> Option<IpAddr> {
+        [Some(self.listen), self.listen_v6].into_iter().flatten().find(|own| own.is_ipv4() == far.is_ipv4())
     }
 
     pub fn jitter(&self) -> JitterConfig {
@@ -158,6 +169,7 @@ mod tests {
     fn every_fault_is_told_at_once() {
         let config = RtpConfig {
             rtp_ports: "30000".into(),
+            listen_v6: Some(Ipv4Addr::LOCALHOST.into()),
             codecs: vec![],
             ptime_ms: 25,
             jitter_min_ms: 300,
@@ -165,7 +177,20 @@ mod tests {
             key_ms: 1,
             ..RtpConfig::default()
         };
-        assert_eq!(config.faults().len(), 6, "{:?}", config.faults());
+        assert_eq!(config.faults().len(), 7, "{:?}", config.faults());
+    }
+
+    #[test]
+    fn each_family_has_an_address_or_none() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let (v4, v6) = (ip("192.0.2.1"), ip("2001:db8::1"));
+        let own = |listen: &str, listen_v6: Option<&str>| {
+            let config = RtpConfig { listen: ip(listen), listen_v6: listen_v6.map(ip), ..RtpConfig::default() };
+            (config.listens_for(v4), config.listens_for(v6))
+        };
+        assert_eq!(own("0.0.0.0", None), (Some(ip("0.0.0.0")), None));
+        assert_eq!(own("10.0.0.5", Some("::")), (Some(ip("10.0.0.5")), Some(ip("::"))));
+        assert_eq!(own("::", None), (None, Some(ip("::"))));
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Ports for media: pairs of an even one for RTP and the odd one above it for RTCP, taken from a range, given back when
-//! their sockets are dropped, and rested before they serve again.
+//! their sockets are dropped, and rested before they serve again. Both address families share the range: a number serves
+//! one call, whatever its family, so that neither can take a port that the other has promised.
 
 use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, SocketAddr, UdpSocket as StdSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -28,6 +29,9 @@ pub enum PortError {
     /// All pairs are in use or at rest: the range is too small for the load.
     #[error("no free media port")]
     Exhausted,
+    /// No address of the peer's family: refuse its offer with 488.
+    #[error("no media of this address family on this machine")]
+    Family,
     #[error("media socket")]
     Socket(#[from] io::Error),
 }
@@ -40,8 +44,7 @@ pub struct RtpPorts {
 
 #[derive(Debug)]
 struct Pool {
-    listen: IpAddr,
-    dscp: u8,
+    config: RtpConfig,
     rest: Duration,
     /// Those that rested longest are first.
     free: Mutex<VecDeque<Free>>,
@@ -83,7 +86,7 @@ impl RtpPorts {
         let turn = (start % free.len().max(1) as u64) as usize;
         free.rotate_left(turn);
         let rest = Duration::from_secs(config.port_rest_s);
-        let pool = Pool { listen: config.listen, dscp: config.dscp, rest, free: Mutex::new(free) };
+        let pool = Pool { config: config.clone(), rest, free: Mutex::new(free) };
         Ok(Self { pool: Arc::new(pool) })
     }
 
@@ -93,16 +96,24 @@ impl RtpPorts {
         self.pool.lock().iter().filter(|free| free.from <= now).count()
     }
 
-    /// Binds the next pair. Runs inside tokio.
+    /// Binds the next pair to the first address of the configuration. Runs inside tokio.
     pub fn open(&self) -> Result<RtpSocket, PortError> {
+        self.open_for(self.pool.config.listen)
+    }
+
+    /// As [`RtpPorts::open`], of the family of an address that media goes to.
+    pub fn open_for(&self, far: IpAddr) -> Result<RtpSocket, PortError> {
+        let listen = self.pool.config.listens_for(far).ok_or(PortError::Family)?;
         for _ in 0..TRIES {
             let port = self.pool.take().ok_or(PortError::Exhausted)?;
             let lease = Lease { port, pool: self.pool.clone() };
-            match self.pool.bind(port).and_then(|rtp| Ok((rtp, self.pool.bind(port + 1)?))) {
+            let bind = |port| self.pool.bind(SocketAddr::new(listen, port));
+            match bind(port).and_then(|rtp| Ok((rtp, bind(port + 1)?))) {
                 Ok((rtp, rtcp)) => return Ok(RtpSocket { rtp, rtcp, port, _lease: lease }),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     debug!(port, "media port is taken by another socket");
                 }
+                Err(error) if listen.is_ipv6() && is_without_ipv6(&error) => return Err(PortError::Family),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -123,20 +134,23 @@ impl Pool {
         free.pop_front_if(|free| free.from <= now).map(|free| free.port)
     }
 
-    fn bind(&self, port: u16) -> io::Result<UdpSocket> {
-        let socket = StdSocket::bind(SocketAddr::new(self.listen, port))?;
-        socket.set_nonblocking(true)?;
-        let options = SockRef::from(&socket);
-        let class = u32::from(self.dscp) << 2;
-        let marked = match self.listen {
-            IpAddr::V4(_) => options.set_tos_v4(class),
-            IpAddr::V6(_) => options.set_tclass_v6(class),
+    fn bind(&self, addr: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        let class = u32::from(self.config.dscp) << 2;
+        let marked = match addr {
+            SocketAddr::V4(_) => socket.set_tos_v4(class),
+            SocketAddr::V6(_) => {
+                // A packet's source is compared with addresses from signalling: none may come as a mapped one.
+                socket.set_only_v6(true)?;
+                socket.set_tclass_v6(class)
+            }
         };
         if let Err(error) = marked {
             debug!(%error, "media is sent without a traffic class");
         }
-        let socket = UdpSocket::from_std(socket)?;
-        Ok(socket)
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        UdpSocket::from_std(socket.into())
     }
 }
 
@@ -172,6 +186,13 @@ impl Drop for Lease {
     }
 }
 
+/// The kernel was built or started without IPv6, or has no such address.
+fn is_without_ipv6(error: &io::Error) -> bool {
+    /// `EAFNOSUPPORT`, which std has no name for.
+    const NO_SUCH_FAMILY: i32 = 97;
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(NO_SUCH_FAMILY)
+}
+
 fn ephemeral_range() -> Option<(u16, u16)> {
     let text = std::fs::read_to_string(EPHEMERAL).ok()?;
     let mut fields = text.split_whitespace().map(str::parse);
@@ -180,6 +201,8 @@ fn ephemeral_range() -> Option<(u16, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket as StdSocket;
+
     use super::*;
 
     /// Ranges of their own, so that tests do not meet each other.
@@ -221,6 +244,35 @@ mod tests {
     async fn media_is_marked_for_expedited_forwarding() {
         let socket = pool(17_020, 1, 0).open().expect("free");
         assert_eq!(SockRef::from(&socket.rtp).tos_v4().expect("readable"), 46 << 2);
+    }
+
+    #[tokio::test]
+    async fn both_families_share_the_range_and_a_call_gets_the_one_that_it_needs() {
+        let (v4, v6) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]));
+        let config = |listen_v6| RtpConfig {
+            listen: v4,
+            listen_v6,
+            rtp_ports: "17030-17035".into(),
+            port_rest_s: 0,
+            ..RtpConfig::default()
+        };
+        let narrow = RtpPorts::new(&config(None), 0).expect("a good range");
+        assert!(matches!(narrow.open_for(v6), Err(PortError::Family)));
+        assert_eq!(narrow.free(), 3, "nothing was taken");
+        let absent = RtpPorts::new(&config("2001:db8::dead".parse().ok()), 0).expect("a good range");
+        assert!(matches!(absent.open_for(v6), Err(PortError::Family)), "the machine does not have it");
+        assert_eq!(absent.free(), 3, "it came back");
+        if StdSocket::bind((v6, 0)).is_err() {
+            println!("skipped: no IPv6 here");
+            return;
+        }
+        let ports = RtpPorts::new(&config(Some("::".parse().expect("an address"))), 0).expect("a good range");
+        let (first, second) = (ports.open_for(v4).expect("free"), ports.open_for(v6).expect("free"));
+        assert_eq!((first.port(), second.port()), (17_030, 17_032));
+        let own = |socket: &UdpSocket| socket.local_addr().expect("bound").ip();
+        assert_eq!((own(&first.rtp), own(&second.rtp)), (v4, "::".parse().expect("an address")));
+        assert!(SockRef::from(&second.rtp).only_v6().expect("readable"));
+        assert_eq!(SockRef::from(&second.rtcp).tclass_v6().expect("readable"), 46 << 2);
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub struct SipConfig {
     /// PEM file of one more certificate authority that servers of ours may be signed by, beside those of the system.
     pub tls_ca: Option<PathBuf>,
     /// The address by which peers outside our networks reach us, where a NAT stands before us. Absent: our own, or the
-    /// one that a registrar sees.
+    /// one that a registrar sees. It is told to peers of its own family, IPv4 or IPv6; the other family tells its own.
     pub external_ip: Option<IpAddr>,
     /// What User-Agent and Server say, default `Offhook`.
     pub agent: String,
@@ -166,9 +166,10 @@ impl SipConfig {
         faults
     }
 
-    /// Media, with its ports.
+    /// Media, with its ports, and IPv6 where signalling has it.
     pub fn rtp(&self) -> RtpConfig {
-        RtpConfig { rtp_ports: self.rtp_ports.clone(), ..self.rtp.clone() }
+        let listen_v6 = self.rtp.listen_v6.or(self.listen_v6.map(|listen| listen.ip()));
+        RtpConfig { rtp_ports: self.rtp_ports.clone(), listen_v6, ..self.rtp.clone() }
     }
 
     pub(super) fn protocol_limits(&self) -> Limits {
@@ -219,6 +220,15 @@ mod tests {
                 SipConfigError::Zero("limits.max_calls"),
             ]
         );
+    }
+
+    #[test]
+    fn media_is_ipv6_where_signalling_is() {
+        let rtp = |text: &str| toml::from_str::<SipConfig>(text).unwrap().rtp().listen_v6.map(|ip| ip.to_string());
+        assert_eq!(rtp(""), None);
+        assert_eq!(rtp("listen_v6 = \"[::]:5060\""), Some("::".into()));
+        assert_eq!(rtp("listen_v6 = \"[::]:5060\"\n[rtp]\nlisten_v6 = \"2001:db8::5\""), Some("2001:db8::5".into()));
+        assert_eq!(rtp("[rtp]\nlisten_v6 = \"::1\""), Some("::1".into()), "media alone");
     }
 
     #[test]

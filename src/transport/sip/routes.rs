@@ -1,17 +1,17 @@
-//! By which of our addresses each registrar is reached, looked at again and again: when that changes, registrars have a
-//! contact of ours that leads nowhere. Addresses that lead to no registrar (a container's bridge, a second card) change
-//! nothing. Decides only; who looks up a route hands the lookup in.
+//! By which of our addresses each registrar and each peer of a call is reached, looked at again and again: when that
+//! changes, they have a contact of ours that leads nowhere. Addresses that lead to none of them (a container's bridge, a
+//! second card) change nothing. Decides only; who looks up a route hands the lookup in.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// Our address towards each registrar when last looked at; `None`: no route.
+/// Our address towards each peer when last looked at; `None`: no route.
 #[derive(Debug, Default)]
 pub struct Routes {
     own: HashMap<IpAddr, Option<IpAddr>>,
 }
 
-/// What became of the way to a registrar.
+/// What became of the way to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Nothing leads there.
@@ -21,23 +21,23 @@ pub enum Change {
 }
 
 impl Routes {
-    /// `towards`: our address on the way to a peer. A registrar that is seen for the first time has not changed.
+    /// `towards`: our address on the way to a peer. A peer that is seen for the first time has not changed.
     pub fn look(
         &mut self,
-        registrars: impl IntoIterator<Item = IpAddr>,
+        peers: impl IntoIterator<Item = IpAddr>,
         towards: impl Fn(IpAddr) -> Option<IpAddr>,
     ) -> Vec<Change> {
         let before = std::mem::take(&mut self.own);
         let mut changes = Vec::new();
-        for registrar in registrars {
-            if self.own.contains_key(&registrar) {
+        for peer in peers {
+            if self.own.contains_key(&peer) {
                 continue;
             }
-            let own = towards(registrar);
-            self.own.insert(registrar, own);
-            match (before.get(&registrar), own) {
-                (Some(Some(_)), None) => changes.push(Change::Lost(registrar)),
-                (Some(before), Some(_)) if *before != own => changes.push(Change::Moved(registrar)),
+            let own = towards(peer);
+            self.own.insert(peer, own);
+            match (before.get(&peer), own) {
+                (Some(Some(_)), None) => changes.push(Change::Lost(peer)),
+                (Some(before), Some(_)) if *before != own => changes.push(Change::Moved(peer)),
                 _ => {}
             }
         }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rand::Rng as _;
 
-use super::{Call, CallEvent, Cause, Phase, Side, Unacked};
+use super::midcall::warn_of;
+use super::{Call, CallEvent, Cause, Phase, Side, Unacked, Warning};
 use crate::protocol::sip::check::{ALLOW, SUPPORTED};
 use crate::protocol::sip::core::{CallRef, Core};
 use crate::protocol::sip::dialog::Dialog;
@@ -180,7 +181,7 @@ impl Call {
         core.respond(now, key, response);
     }
 
-    pub(super) fn refuse(&mut self, core: &mut Core, now: Instant, status: u16) {
+    pub(super) fn refuse(&mut self, core: &mut Core, now: Instant, status: u16, warning: Option<Warning>) {
         if !matches!(self.phase, Phase::Offered(_)) {
             return;
         }
@@ -190,6 +191,7 @@ impl Call {
         if status == 503 {
             response.headers.push("Retry-After", core.options.limits.retry_after_s.to_string());
         }
+        warn_of(&mut response, warning);
         self.reply(core, now, &offered.key, response);
         self.end(Side::Us, Cause::Declined, Some(status), "");
     }

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rand::Rng as _;
 
-use super::{Call, CallEvent, Cause, OfferIn, OfferOut, Phase, Session, Side};
+use super::{Call, CallEvent, Cause, OfferIn, OfferOut, Phase, Session, Side, Warning};
 use crate::protocol::sip::core::{Core, Owner};
 use crate::protocol::sip::message::{Method, Request, Response};
 use crate::protocol::sip::target::Target;
 use crate::protocol::sip::transaction::{ClientEvent, Outcome, ServerKey};
+use crate::protocol::sip::value::NameAddr;
 
 impl Call {
     pub(super) fn on_reinvite(
@@ -125,10 +126,12 @@ impl Call {
         self.reply(core, now, &key, response);
     }
 
-    pub(super) fn refuse_offer(&mut self, core: &mut Core, now: Instant, status: u16) {
+    pub(super) fn refuse_offer(&mut self, core: &mut Core, now: Instant, status: u16, warning: Option<Warning>) {
         let Some(OfferIn { key, request, .. }) = self.offer_in.take() else { return };
         let status = if (400..700).contains(&status) { status } else { 488 };
-        self.reply(core, now, &key, Response::answer(&request, status));
+        let mut response = Response::answer(&request, status);
+        warn_of(&mut response, warning);
+        self.reply(core, now, &key, response);
     }
 
     /// Whether an offer of ours may go out.
@@ -241,6 +244,14 @@ impl Call {
         }
     }
 
+    /// Another address of ours leads to the peer: requests name it from here on, and the next offer tells the peer.
+    fn follow_own_address(&mut self, core: &Core) {
+        let Some(hop) = self.next_hop() else { return };
+        let user = NameAddr::parse(&self.contact).map(|contact| contact.uri.user()).unwrap_or_default();
+        self.contact = format!("<{}>", core.contact(&user, &hop));
+        self.emit(CallEvent::Moved);
+    }
+
     // Session timers.
 
     fn session_header(&self) -> Option<String> {
@@ -307,12 +318,15 @@ impl Call {
 
     pub(super) fn on_midcall_tick(&mut self, core: &mut Core, now: Instant) {
         if self.offer_in.as_ref().is_some_and(|offer| offer.until <= now) {
-            self.refuse_offer(core, now, 488);
+            self.refuse_offer(core, now, 488, None);
         }
         if self.may_offer()
             && let Some((_, body)) = self.offer_waiting.take_if(|(at, _)| *at <= now)
         {
             self.send_offer(core, now, body, false);
+        }
+        if self.may_offer() && self.move_at.take_if(|at| *at <= now).is_some() {
+            self.follow_own_address(core);
         }
         if !matches!(self.phase, Phase::Confirmed) {
             return;
@@ -360,6 +374,13 @@ impl Call {
         }
         let body = Bytes::from(format!("Signal={digit}\r\nDuration={duration_ms}\r\n"));
         self.send(core, now, Method::Info, |request| request.set_body("application/dtmf-relay", body));
+    }
+}
+
+/// Says why, in the name of our kind of program: an address would tell what the rest of the answer may hide.
+pub(super) fn warn_of(response: &mut Response, warning: Option<Warning>) {
+    if let Some(Warning { code, text }) = warning {
+        response.headers.push("Warning", format!("{code} offhook \"{text}\""));
     }
 }
 

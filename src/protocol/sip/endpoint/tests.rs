@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::*;
-use crate::protocol::sip::call::{Cause, Ended, Refusal, Side};
+use crate::protocol::sip::call::{Cause, Ended, Refusal, Side, Warning};
 use crate::protocol::sip::core::{Addresses, Limits};
 use crate::protocol::sip::registration::RegistrationState;
 
@@ -1229,6 +1229,93 @@ fn another_address_of_ours_is_registered_at_once_and_the_old_one_taken_back() {
     let status = registered(&mut world);
     assert_eq!((status.state, status.last_error), (RegistrationState::Registered, None));
     assert_eq!(world.nodes[A].abandoned, [], "UDP has no connections");
+}
+
+#[test]
+fn calls_follow_another_address_of_ours_one_after_the_other() {
+    let mut world = World::new(2);
+    let calls: Vec<(CallRef, CallRef)> = (0..5).map(|_| world.call()).collect();
+    let moved = |ip: &str| Addresses { v4: Some(ip.parse().unwrap()), udp_port: 5060, ..Addresses::default() };
+    let now = world.now;
+    world.endpoint(A).on_new_addresses(now, moved("192.0.2.1"));
+    world.wait(secs(3));
+    assert!(calls.iter().all(|(a, _)| world.events(A, *a).is_empty()), "the same address");
+
+    let now = world.now;
+    world.endpoint(A).on_new_addresses(now, moved("192.0.2.77"));
+    world.wait(MOVE_AFTER + MOVE_EVERY + ms(20));
+    let told = |world: &mut World| calls.iter().filter(|(a, _)| world.events(A, *a) == [CallEvent::Moved]).count();
+    assert_eq!(told(&mut world), 2, "20 in a second");
+    world.wait(MOVE_EVERY * 3);
+    assert_eq!(told(&mut world), 3, "each once");
+    let (a, b) = calls[0];
+    world.nodes[A].addr = "192.0.2.77:5060".parse().unwrap();
+    world.command(A, a, CallCommand::Offer { body: body("v=0 moved") });
+    world.wait(ms(40));
+    assert_eq!(world.events(B, b), [CallEvent::Offer { offer: body("v=0 moved") }]);
+    world.command(B, b, CallCommand::AnswerOffer { body: body("v=0 seen") });
+    world.wait(ms(40));
+    assert_eq!(world.events(A, a), [CallEvent::OfferAnswered { answer: Some(body("v=0 seen")) }]);
+    world.hang_up(B, b);
+    world.wait(ms(40));
+    assert!(world.log.iter().any(|line| line.contains("192.0.2.2 > 192.0.2.77:5060 BYE")), "{}", world.log.join("\n"));
+    assert_eq!(world.ended(A, a).unwrap().cause, Cause::HungUp);
+}
+
+#[test]
+fn a_call_that_is_busy_with_an_offer_follows_behind_it() {
+    let mut world = World::new(2);
+    let (a, b) = world.call();
+    world.command(B, b, CallCommand::Offer { body: body("v=0 hold") });
+    world.wait(ms(20));
+    assert_eq!(world.events(A, a), [CallEvent::Offer { offer: body("v=0 hold") }]);
+    let moved = Addresses { v4: Some("192.0.2.77".parse().unwrap()), udp_port: 5060, ..Addresses::default() };
+    let now = world.now;
+    world.endpoint(A).on_new_addresses(now, moved);
+    world.wait(secs(3));
+    assert_eq!(world.events(A, a), [], "the peer waits for an answer");
+    world.command(A, a, CallCommand::AnswerOffer { body: body("v=0 held") });
+    world.wait(ms(100));
+    assert_eq!(world.events(A, a), [CallEvent::Acked { answer: None }, CallEvent::Moved]);
+}
+
+#[test]
+fn a_refused_description_is_told_why_before_and_in_a_call() {
+    let warning = Warning { code: 301, text: "Incompatible network address formats" };
+    let refusal = || CallCommand::RefuseMedia { status: 488, warning };
+    let warned = |world: &World, text: &[Rung]| {
+        let refused = text.iter().filter(|rung| rung.text.starts_with("SIP/2.0 488"));
+        let lines: Vec<&str> =
+            refused.filter_map(|rung| rung.text.lines().find(|l| l.starts_with("Warning"))).collect();
+        assert_eq!(
+            lines,
+            ["Warning: 301 offhook \"Incompatible network address formats\""],
+            "{}",
+            world.log.join("\n")
+        );
+    };
+    let mut world = World::new(2);
+    let a = world.dial(A, B);
+    world.wait(ms(40));
+    let b = world.incoming(B).call;
+    world.command(B, b, refusal());
+    world.wait(ms(40));
+    assert_eq!(world.ended(A, a).unwrap().status, Some(488));
+    let closed = world.nodes[A].events.iter().find_map(|event| match event {
+        Event::Closed { ladder, .. } => Some(ladder.clone()),
+        _ => None,
+    });
+    warned(&world, &closed.expect("it is over"));
+
+    let (a, b) = world.call();
+    world.command(A, a, CallCommand::Offer { body: body("v=0 other") });
+    world.wait(ms(40));
+    world.events(B, b);
+    world.command(B, b, refusal());
+    world.wait(ms(40));
+    assert_eq!(world.events(A, a), [CallEvent::OfferRefused { status: 488 }]);
+    let ladder = world.endpoint(A).ladder(a);
+    warned(&world, &ladder);
 }
 
 #[test]
