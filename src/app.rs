@@ -205,6 +205,7 @@ impl App {
                 sockets.spawn(index_waiting(knowledge.clone(), draining.clone()));
                 let api = ApiState {
                     knowledge,
+                    fetcher: Some(made.fetcher().clone()),
                     made: Some(made.clone()),
                     admin: config.security.admin_token.as_ref().map(Token::new),
                     setup,

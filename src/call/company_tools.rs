@@ -13,8 +13,8 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::agent::tools::fetch::Fetcher;
-use crate::agent::tools::http::{HttpTool, SecretHeaders};
-use crate::agent::tools::mcp::{self, Commands, McpServerDefinition, McpServers, WantedServer};
+use crate::agent::tools::http::HttpTool;
+use crate::agent::tools::mcp::{Commands, McpServers, WantedServer};
 use crate::agent::tools::{CompanyTools, Tool, ToolContext, ToolError, ToolOutcome, ToolRegistry};
 use crate::speech::llm::ToolSpec;
 use crate::store::Store;
@@ -50,19 +50,9 @@ impl MadeTools {
         self.inner.servers.tools(id)
     }
 
-    /// What a server has when it is asked, for whoever sets it up: one at an endpoint as it is defined here, a process
-    /// as it runs.
-    pub async fn look(
-        &self,
-        id: Uuid,
-        definition: &McpServerDefinition,
-        secrets: &SecretHeaders,
-    ) -> Result<Vec<(String, String)>, String> {
-        if definition.command.is_empty() {
-            mcp::look(definition, secrets, &self.inner.fetcher).await
-        } else {
-            self.inner.servers.look(id).await
-        }
+    /// Asks a server that runs for its tools; of a process there is one, however often it is tried out.
+    pub async fn look(&self, id: Uuid) -> Result<Vec<(String, String)>, String> {
+        self.inner.servers.look(id).await
     }
 
     pub fn fetcher(&self) -> &Fetcher {

@@ -24,6 +24,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 use uuid::Uuid;
 
+use crate::agent::tools::fetch::Fetcher;
 use crate::call::company_tools::MadeTools;
 use crate::call::handle::CallEvent;
 use crate::call::outbound::Outbound;
@@ -95,7 +96,9 @@ pub struct ApiState {
     pub store: Store,
     /// How its documents are read and found.
     pub knowledge: KnowledgeBases,
-    /// How companies' tools are tried out, where the server has them.
+    /// How companies' tools are tried out, where the server has a client for them.
+    pub fetcher: Option<Fetcher>,
+    /// Their MCP servers that run as processes.
     pub made: Option<MadeTools>,
     pub calls: Arc<dyn LiveCalls>,
     pub outbound: Arc<dyn Outbound>,
@@ -131,6 +134,7 @@ impl ApiState {
         Self {
             knowledge: KnowledgeBases::without_vectors(store.clone()),
             store,
+            fetcher: None,
             made: None,
             calls,
             outbound,

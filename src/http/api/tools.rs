@@ -21,7 +21,7 @@ use super::answer::created;
 use super::input::{self, Body, Id, Paged, Params, Whose, sound};
 use super::problem::{ApiError, Kind, Problem, missing, unless_duplicate};
 use crate::agent::tools::http::{DEFAULT_LIMIT, HttpTool, SecretHeaders};
-use crate::agent::tools::{ToolBox, ToolContext, ToolRegistry};
+use crate::agent::tools::{ToolBox, ToolContext, ToolRegistry, mcp};
 use crate::http::auth::Caller;
 use crate::speech::llm::ToolCall;
 use crate::store::Page;
@@ -228,15 +228,21 @@ async fn try_out(
 ) -> Result<Json<Tried>, ApiError> {
     let company = caller.owner(&state, Role::Operator, whose.company_id, Owned::Tool, id).await?;
     let tool = state.store.tool_with_secrets(company, id).await?.ok_or_else(missing)?;
-    let made = state.made.clone().ok_or_else(|| ApiError::new(Kind::Internal))?;
+    let fetcher = state.fetcher.clone().ok_or_else(|| ApiError::new(Kind::Internal))?;
     let began = Instant::now();
     let name = tool.definition.name().to_owned();
     let (ok, content) = match tool.definition {
         ToolDefinition::Http(definition) => {
-            let tool = HttpTool::new(definition, tool.secrets, made.fetcher().clone());
-            run(tool.map_err(|fault| ApiError::field("url", fault))?, &name, trial.arguments).await?
+            let made = HttpTool::new(definition, tool.secrets, fetcher);
+            run(made.map_err(|fault| ApiError::field("url", fault))?, &name, trial.arguments).await?
         }
-        ToolDefinition::Mcp(server) => told(made.look(id, &server, &tool.secrets).await),
+        ToolDefinition::Mcp(server) if server.command.is_empty() => {
+            told(mcp::look(&server, &tool.secrets, &fetcher).await)
+        }
+        ToolDefinition::Mcp(_) => {
+            let made = state.made.clone().ok_or_else(|| ApiError::new(Kind::Internal))?;
+            told(made.look(id).await)
+        }
     };
     state.note(&caller, company, "tool.tried", id, json!({ "name": name, "ok": ok })).await;
     Ok(Json(Tried { ok, content, took_ms: began.elapsed().as_millis() as u64 }))
