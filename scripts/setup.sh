@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(cmake clang libclang-dev pkg-config g++ espeak-ng)
 if [ "${1:-}" = "--tests" ]; then
-  packages+=(flite sox ffmpeg postgresql baresip-core linphone-cli kamailio sip-tester)
+  packages+=(flite sox ffmpeg postgresql baresip-core linphone-cli kamailio sip-tester python3 python3-venv)
 fi
 missing=()
 for package in "${packages[@]}"; do
@@ -19,3 +19,19 @@ if [ "${#missing[@]}" -gt 0 ]; then
   DEBIAN_FRONTEND=noninteractive $root apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 command -v cargo >/dev/null || { echo "Rust is missing: install it with rustup (1.95 or newer), then run this again." >&2; exit 1; }
+
+# The reference SDK of MCP, for tests/tool_mcp.rs, in a Python environment of its own; it is in its place when it is whole.
+if [ "${1:-}" = "--tests" ]; then
+  sdk="mcp==2.3.0"
+  target="${CARGO_TARGET_DIR:-$(dirname "$0")/../target}"
+  python="$target/mcp-python"
+  if [ "$(cat "$python/made" 2>/dev/null)" != "$sdk" ] || ! "$python/bin/python" -c "import mcp" 2>/dev/null; then
+    echo "installing: $sdk"
+    rm -rf "$python" "$python.new"
+    mkdir -p "$target"
+    python3 -m venv "$python.new"
+    "$python.new/bin/python" -m pip install --quiet --no-input --disable-pip-version-check "$sdk"
+    echo "$sdk" >"$python.new/made"
+    mv "$python.new" "$python"
+  fi
+fi

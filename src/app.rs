@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use crate::agent::tools::ToolRegistry;
 use crate::agent::tools::fetch::{Authorities, Fetcher};
+use crate::agent::tools::mcp::Commands;
 use crate::agent::tools::reach::Reach;
 use crate::call::analysis::Analyst;
 use crate::call::budget::Budgets;
@@ -145,7 +146,7 @@ impl App {
         let authorities = Authorities::read(config.tools.ca_file.as_deref()).context("tools.ca_file")?;
         let made = Fetcher::trusting(Reach::new(&config.tools.allow_private), &authorities)
             .context("the client of companies' tools")?;
-        let made = MadeTools::new(directory.clone(), made, store.clone());
+        let made = MadeTools::new(directory.clone(), made, Commands::new(&config.tools.mcp_commands), store.clone());
         calls.use_company_tools(Arc::new(made.clone()));
         for line in directory.load().lines() {
             if let Err(fault) = calls.can_run(&line.agent) {
@@ -205,6 +206,7 @@ impl App {
                 let api = ApiState {
                     knowledge,
                     fetcher: Some(made.fetcher().clone()),
+                    made: Some(made.clone()),
                     admin: config.security.admin_token.as_ref().map(Token::new),
                     setup,
                     sip: Some(sip.clone()),

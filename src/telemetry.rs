@@ -37,7 +37,11 @@ pub fn install_logs(config: &TelemetryConfig, filter: Option<&str>) -> Result<()
         Some(filter) => (LOG_VARIABLE, filter),
         None => ("telemetry.log", config.log.as_str()),
     };
-    let filter = EnvFilter::builder().parse(filter).map_err(|source| TelemetryError::Filter { name, source })?;
+    // That crate logs whole messages of MCP servers, which may hold what a caller said: only for who asks for them.
+    let quiet = if filter.contains("rmcp") { "" } else { ",rmcp=off" };
+    let filter = EnvFilter::builder()
+        .parse(format!("{filter}{quiet}"))
+        .map_err(|source| TelemetryError::Filter { name, source })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let _installed: Result<(), TryInitError> = match config.log_format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).finish().try_init(),

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::agent::tools::fetch::Fetcher;
 use crate::agent::tools::http::HttpTool;
-use crate::agent::tools::mcp::{McpServers, WantedServer};
+use crate::agent::tools::mcp::{Commands, McpServers, WantedServer};
 use crate::agent::tools::{CompanyTools, Tool, ToolContext, ToolError, ToolOutcome, ToolRegistry};
 use crate::speech::llm::ToolSpec;
 use crate::store::Store;
@@ -40,14 +40,19 @@ struct Inner {
 }
 
 impl MadeTools {
-    pub fn new(directory: Arc<ArcSwap<Directory>>, fetcher: Fetcher, store: Option<Store>) -> Self {
-        let servers = McpServers::new(fetcher.clone());
+    pub fn new(directory: Arc<ArcSwap<Directory>>, fetcher: Fetcher, commands: Commands, store: Option<Store>) -> Self {
+        let servers = McpServers::new(fetcher.clone(), commands);
         Self { inner: Arc::new(Inner { directory, fetcher, servers, store }) }
     }
 
     /// What a server has, by name; `None`: it has not answered.
     pub fn of_server(&self, id: Uuid) -> Option<Vec<(String, String)>> {
         self.inner.servers.tools(id)
+    }
+
+    /// Asks a server that runs for its tools; of a process there is one, however often it is tried out.
+    pub async fn look(&self, id: Uuid) -> Result<Vec<(String, String)>, String> {
+        self.inner.servers.look(id).await
     }
 
     pub fn fetcher(&self) -> &Fetcher {

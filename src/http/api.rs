@@ -25,6 +25,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use uuid::Uuid;
 
 use crate::agent::tools::fetch::Fetcher;
+use crate::call::company_tools::MadeTools;
 use crate::call::handle::CallEvent;
 use crate::call::outbound::Outbound;
 use crate::call::registry::Calls;
@@ -96,6 +97,8 @@ pub struct ApiState {
     pub knowledge: KnowledgeBases,
     /// How companies' tools are tried out, where the server has a client for them.
     pub fetcher: Option<Fetcher>,
+    /// Their MCP servers that run as processes.
+    pub made: Option<MadeTools>,
     pub calls: Arc<dyn LiveCalls>,
     pub outbound: Arc<dyn Outbound>,
     pub urls: Arc<ServerUrls>,
@@ -131,6 +134,7 @@ impl ApiState {
             knowledge: KnowledgeBases::without_vectors(store.clone()),
             store,
             fetcher: None,
+            made: None,
             calls,
             outbound,
             urls,

@@ -514,7 +514,7 @@ impl Reader<'_> {
         let Some(definition) = definition else { return };
         // A variable that could not be filled in was told already.
         if !unknown {
-            let faults = definition.faults().into_iter().chain(secrets.faults());
+            let faults = definition.faults().into_iter().chain(definition.secret_faults(&secrets));
             self.faults.extend(faults.map(|(field, problem)| table.place.fault(field, problem)));
         }
         if self.faults.len() == before {

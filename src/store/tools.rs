@@ -67,6 +67,14 @@ impl ToolDefinition {
         faults
     }
 
+    /// What is wrong with its secrets, by header; never quotes a value.
+    pub fn secret_faults(&self, secrets: &SecretHeaders) -> Vec<(String, String)> {
+        match self {
+            Self::Http(_) => secrets.faults(),
+            Self::Mcp(server) => server.secret_faults(secrets),
+        }
+    }
+
     /// As it is stored: without its kind, which is a column.
     fn text(&self) -> String {
         match self {

@@ -1,4 +1,5 @@
-"""A small MCP server of the reference SDK (`pip install mcp`), for tests: port, then `json` for answers without streams."""
+"""A small MCP server of the reference SDK (`pip install mcp`), for tests: a port, then `json` for answers without streams;
+or `stdio`."""
 
 import sys
 
@@ -26,6 +27,9 @@ def add_note(text: str) -> str:
     return "noted: " + text
 
 
+if sys.argv[1] == "stdio":
+    server.run("stdio")
+    sys.exit()
 options = {"host": "127.0.0.1", "port": int(sys.argv[1]), "json_response": "json" in sys.argv[2:]}
 try:
     server.run("streamable-http", **options)

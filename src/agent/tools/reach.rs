@@ -2,6 +2,7 @@
 //! It is decided on the address that is connected to, after the name was looked up: a name that changes its address
 //! between a look and the connection changes nothing.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,6 +14,7 @@ use futures::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde::Deserialize;
 
+use super::mcp::command_faults;
 use crate::protocol::network::Network;
 
 /// Addresses of one name that are tried; more only make a failure longer.
@@ -27,6 +29,9 @@ pub struct ToolsConfig {
     pub allow_private: Vec<String>,
     /// PEM file of authorities that servers of tools and webhooks may be signed by, beside those of the system.
     pub ca_file: Option<PathBuf>,
+    /// Programs that run as MCP servers, by the name that companies have for them: the program with its whole path, then
+    /// its arguments. Any company may have a process of any of them.
+    pub mcp_commands: BTreeMap<String, Vec<String>>,
     /// Time after which a tool that has not answered is bridged by a spoken word, ms; 0 = never. Less speaks over tools
     /// that are nearly done.
     pub filler_after_ms: u64,
@@ -34,7 +39,7 @@ pub struct ToolsConfig {
 
 impl Default for ToolsConfig {
     fn default() -> Self {
-        Self { allow_private: Vec::new(), ca_file: None, filler_after_ms: 700 }
+        Self { allow_private: Vec::new(), ca_file: None, mcp_commands: BTreeMap::new(), filler_after_ms: 700 }
     }
 }
 
@@ -46,6 +51,7 @@ impl ToolsConfig {
             let cure = "write a network such as 10.1.0.0/16, an address, or a host name without a port";
             faults.push(("allow_private", format!("{text:?} is no network and no host: {cure}")));
         }
+        faults.extend(command_faults(&self.mcp_commands).into_iter().map(|fault| ("mcp_commands", fault)));
         if self.filler_after_ms > 60_000 {
             faults.push(("filler_after_ms", "must be at most 60000; 0 = never".to_owned()));
         }

@@ -19,7 +19,6 @@ use uuid::Uuid;
 use super::ApiState;
 use super::input::{self, Body, Id, Paged, Params, Whose, sound};
 use super::problem::{ApiError, Kind, Problem, unless_duplicate};
-use crate::agent::tools::fetch::Fetcher;
 use crate::agent::tools::http::{DEFAULT_LIMIT, HttpTool, SecretHeaders};
 use crate::agent::tools::{ToolBox, ToolContext, ToolRegistry, mcp};
 use crate::http::auth::Caller;
@@ -86,7 +85,7 @@ fn written(mut body: Map<String, Value>) -> Result<Written, ApiError> {
 }
 
 fn checked(definition: &ToolDefinition, secrets: &SecretHeaders) -> Result<(), ApiError> {
-    sound(definition.faults().into_iter().chain(secrets.faults()))
+    sound(definition.faults().into_iter().chain(definition.secret_faults(secrets)))
 }
 
 /// Add a tool
@@ -170,6 +169,7 @@ async fn replace(
 fn origin(definition: &ToolDefinition) -> String {
     let url = match definition {
         ToolDefinition::Http(tool) => &tool.url,
+        ToolDefinition::Mcp(server) if !server.command.is_empty() => return format!("command {}", server.command),
         ToolDefinition::Mcp(server) => &server.url,
     };
     let after_scheme = url.find("://").map_or(0, |at| at + 3);
@@ -237,7 +237,13 @@ async fn try_out(
             let made = HttpTool::new(definition, tool.secrets, fetcher);
             run(made.map_err(|fault| ApiError::field("url", fault))?, &name, trial.arguments).await?
         }
-        ToolDefinition::Mcp(server) => look(&server, &tool.secrets, &fetcher).await,
+        ToolDefinition::Mcp(server) if server.command.is_empty() => {
+            told(mcp::look(&server, &tool.secrets, &fetcher).await)
+        }
+        ToolDefinition::Mcp(_) => {
+            let made = state.made.clone().ok_or_else(|| ApiError::new(Kind::Internal))?;
+            told(made.look(id).await)
+        }
     };
     state.note(&caller, company, "tool.tried", id, json!({ "name": name, "ok": ok })).await;
     Ok(Json(Tried { ok, content, took_ms: began.elapsed().as_millis() as u64 }))
@@ -254,8 +260,8 @@ async fn run(tool: HttpTool, name: &str, arguments: Map<String, Value>) -> Resul
     Ok((result.ok, result.content))
 }
 
-async fn look(server: &mcp::McpServerDefinition, secrets: &SecretHeaders, fetcher: &Fetcher) -> (bool, String) {
-    match mcp::look(server, secrets, fetcher).await {
+fn told(listed: Result<Vec<(String, String)>, String>) -> (bool, String) {
+    match listed {
         Ok(tools) => {
             let tools: Vec<Value> =
                 tools.into_iter().map(|(name, about)| json!({ "name": name, "about": about })).collect();
