@@ -38,7 +38,7 @@ pub fn install_logs(config: &TelemetryConfig, filter: Option<&str>) -> Result<()
         None => ("telemetry.log", config.log.as_str()),
     };
     // That crate logs whole messages of MCP servers, which may hold what a caller said: only for who asks for them.
-    let quiet = if filter.contains("rmcp") { "" } else { ",rmcp=off" };
+    let quiet = if filter.trim().is_empty() || filter.contains("rmcp") { "" } else { ",rmcp=off" };
     let filter = EnvFilter::builder()
         .parse(format!("{filter}{quiet}"))
         .map_err(|source| TelemetryError::Filter { name, source })?;

@@ -452,7 +452,7 @@ async fn a_process_has_the_operators_command_and_the_companys_secrets_and_ends_w
     assert!(!said.content.contains("CARGO") && !said.content.contains("sesame"), "{}", said.content);
     let said = call(&tools, "crm__ping", json!({})).await;
     assert!(said.content.contains("it answered"), "{}", said.content);
-    assert_eq!(servers.look(id).await.unwrap().len(), 5);
+    assert_eq!(servers.look(id).await.unwrap().len(), 6);
     assert_eq!(starts(&folder).len(), 1, "one process, however often it is asked");
     drop(tools);
     servers.want(Vec::new());
@@ -477,6 +477,8 @@ async fn a_process_that_dies_is_started_again_and_one_that_floods_or_says_nothin
     assert!(!mute.ok && mute.content.contains("no answer within"), "{}", mute.content);
     assert!(began.elapsed() >= LIMIT && began.elapsed() < 3 * LIMIT, "{:?}", began.elapsed());
     assert!(flood.ok && flood.content.contains("after the flood"), "the long line is dropped: {}", flood.content);
+    let asked = call(&tools, "crm__ask", json!({})).await;
+    assert!(asked.ok && asked.content.contains("asked enough"), "{}", asked.content);
     until("it hears that nobody waits", START, || folder.path().join("cancelled").exists()).await;
     let died = call(&tools, "crm__die", json!({})).await;
     assert!(!died.ok && died.content.contains("may or may not have worked"), "{}", died.content);

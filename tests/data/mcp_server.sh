@@ -4,7 +4,7 @@ echo "$$" >> "$1/starts"
 echo "a token of mine is $CRM_TOKEN" >&2
 read_only='"annotations":{"readOnlyHint":true}'
 tools=''
-for name in env die mute flood ping; do
+for name in env die mute flood ping ask; do
   tools="$tools{\"name\":\"$name\",\"inputSchema\":{\"type\":\"object\"},$read_only},"
 done
 text() { printf '{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"%s"}]}}\n' "$id" "$1"; }
@@ -21,6 +21,11 @@ while read -r line; do
   *'"name":"die"'*) exit 3 ;;
   *'"name":"mute"'*) ;;
   *'"name":"flood"'*) head -c 3000000 /dev/zero | tr '\0' 'x'; echo; text "after the flood" ;;
+  *'"name":"ask"'*)
+    # Nobody reads the answers: there are more of them than a pipe holds.
+    yes '{"jsonrpc":"2.0","id":78,"method":"ping"}' | head -n 20000
+    text "asked enough"
+    ;;
   *'"name":"ping"'*)
     printf '{"jsonrpc":"2.0","id":77,"method":"ping"}\n'
     read -r line

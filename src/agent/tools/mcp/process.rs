@@ -3,11 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rmcp::RoleClient;
+use rmcp::model::{ClientJsonRpcMessage, JsonRpcMessage, ServerJsonRpcMessage, ServerNotification};
+use rmcp::transport::Transport;
 use rmcp::transport::async_rw::AsyncRwTransport;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt as _;
@@ -38,6 +42,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const LOGGED_LINES: usize = 200;
 const MAX_LINE: usize = 8192;
 const LOGGED_BYTES: usize = 500;
+/// Questions of a process that wait for their answers to be written; it is not asked to ask more.
+const MAX_QUESTIONS: usize = 16;
 /// Names and words of a command.
 const MAX_COMMANDS: usize = 64;
 const MAX_WORDS: usize = 64;
@@ -145,7 +151,52 @@ impl Restarts {
     }
 }
 
-pub(super) type Pipes = AsyncRwTransport<RoleClient, ChildStdout, ChildStdin>;
+/// What a process writes, a message a line, and what it is written. A process that asks and does not read the answers, or
+/// that tells what nobody listens to, costs nothing.
+pub(super) struct Pipes {
+    inner: AsyncRwTransport<RoleClient, ChildStdout, ChildStdin>,
+    unanswered: Arc<AtomicUsize>,
+}
+
+impl Transport<RoleClient> for Pipes {
+    type Error = io::Error;
+
+    fn send(&mut self, message: ClientJsonRpcMessage) -> impl Future<Output = io::Result<()>> + Send + 'static {
+        let is_answer = matches!(message, JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_));
+        let (unanswered, send) = (self.unanswered.clone(), self.inner.send(message));
+        async move {
+            let sent = send.await;
+            if is_answer {
+                unanswered.fetch_sub(1, Ordering::Relaxed);
+            }
+            sent
+        }
+    }
+
+    async fn receive(&mut self) -> Option<ServerJsonRpcMessage> {
+        loop {
+            let message = self.inner.receive().await?;
+            let wanted = match &message {
+                JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_) => true,
+                JsonRpcMessage::Notification(told) => {
+                    matches!(told.notification, ServerNotification::ToolListChangedNotification(_))
+                }
+                JsonRpcMessage::Request(_) => {
+                    let room = self.unanswered.load(Ordering::Relaxed) < MAX_QUESTIONS;
+                    self.unanswered.fetch_add(usize::from(room), Ordering::Relaxed);
+                    room
+                }
+            };
+            if wanted {
+                return Some(message);
+            }
+        }
+    }
+
+    async fn close(&mut self) -> io::Result<()> {
+        self.inner.close().await
+    }
+}
 
 /// Starts a process; it is ended and waited for by a task of `tasks` once the guard is dropped. `ended` is called when
 /// there is no process any more.
@@ -175,7 +226,8 @@ pub(super) fn start(
         process.watch(stop).await;
         ended();
     });
-    Ok((Pipes::new_client(stdout, stdin).with_max_line_length(MAX_BODY), guard))
+    let inner = AsyncRwTransport::new_client(stdout, stdin).with_max_line_length(MAX_BODY);
+    Ok((Pipes { inner, unanswered: Arc::default() }, guard))
 }
 
 struct Process {
