@@ -790,6 +790,13 @@ pub fn profile_faults(profile: &AgentProfile) -> Vec<(String, String)> {
     let unique: BTreeSet<&String> = profile.knowledge.iter().collect();
     require("knowledge", unique.len() == profile.knowledge.len(), "a knowledge base is named twice");
     require("knowledge", profile.knowledge.iter().all(|name| !name.is_empty()), "a knowledge base's name is empty");
+    // A workflow that cannot be read has its faults told elsewhere.
+    if let Some(Ok(workflow)) = profile.workflow.as_deref().map(Workflow::parse) {
+        // A name that the environment has not given may be any.
+        let known = !profile.knowledge.iter().any(|name| name == UNKNOWN);
+        let lacks = known.then(|| workflow.lacks_knowledge(&profile.knowledge)).into_iter().flatten();
+        faults.extend(lacks.map(|fault| (format!("workflow: {}, {}", fault.place, fault.field), fault.problem)));
+    }
     faults.extend(
         TurnSettings::default().with(&profile.turn).faults().into_iter().map(|problem| ("turn".to_owned(), problem)),
     );
@@ -985,5 +992,36 @@ mod tests {
         for number in ["+0123456789", "+1555 000 1111", "+1234567890123456", "+", "+1a34567"] {
             assert!(!is_e164(number), "{number}");
         }
+    }
+    #[test]
+    fn the_nodes_of_a_workflow_look_in_knowledge_bases_of_their_agent() {
+        let workflow = r#"
+            version = 1
+            name = "w"
+            [fallback]
+            say = "Sorry?"
+            goto = "rules"
+            [[node]]
+            id = "rules"
+            kind = "knowledge"
+            knowledge = ["Rules"]
+            failed = { say = "I do not know." }
+            goto = "bye"
+            [[node]]
+            id = "bye"
+            kind = "end"
+            "#;
+        let workflow = workflow.replace("version = 1", "version = 1\nstart = \"rules\"");
+        let faults = |knowledge: &[&str]| {
+            let knowledge = knowledge.iter().map(|&base| base.to_owned()).collect();
+            let base = AgentProfile { name: "A".into(), language: "en".into(), ..AgentProfile::default() };
+            profile_faults(&AgentProfile { workflow: Some(workflow.clone()), knowledge, ..base })
+        };
+        assert_eq!(faults(&["Menu", "Rules"]), []);
+        assert_eq!(faults(&["Menu", UNKNOWN]), [], "the environment has not said which");
+        let found = faults(&["Menu"]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].0, "workflow: node \"rules\", knowledge");
+        assert!(found[0].1.starts_with("the agent has no knowledge base \"Rules\""), "{found:?}");
     }
 }
