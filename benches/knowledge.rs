@@ -7,13 +7,19 @@
 //! *near* uses the passage's main words in other forms and order; *told otherwise* shares the topic's word only, in another
 //! form, inside a caller's small talk; *without a word* shares no word but the name, which full text cannot do by design:
 //! whatever it scores there, it scores by the name. The mock's vectors mean nothing, so that full text alone is measured.
+//!
+//! Then what a turn waits for its lookup where vectors come from an endpoint that takes 100 or 300 ms (the mock, by HTTP on
+//! loopback), with the lookup ahead and without.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use offhook::agent::knowledge::Lookup;
+use offhook::agent::knowledge::ahead::{Ahead, Guess};
 use offhook::agent::knowledge::rank::{nearest, normalise};
+use offhook::agent::knowledge::{Knowledge, Library as _, Lookup};
+use offhook::mock::openai::{MockConfig, MockOpenAi};
 use offhook::store::companies::CompanySettings;
+use offhook::store::knowledge::embeddings::KnowledgeConfig;
 use offhook::store::knowledge::{Added, KnowledgeBases, NewBase};
 use stores::Base;
 use uuid::Uuid;
@@ -459,6 +465,14 @@ fn main() {
             println!("PostgreSQL");
             measure(base).await;
         }
+        for delay_ms in [100, 300] {
+            println!("a turn's wait for its lookup, vectors in {delay_ms} ms, SQLite");
+            wait(Base::sqlite(), delay_ms).await;
+            if let Some(base) = Base::postgres().await {
+                println!("a turn's wait for its lookup, vectors in {delay_ms} ms, PostgreSQL");
+                wait(base, delay_ms).await;
+            }
+        }
     });
 }
 
@@ -509,7 +523,7 @@ async fn measure(base: Base) {
     println!("  {} passages of {} documents indexed in {:.1?}", shown.passages, shown.documents, begun.elapsed());
 
     let begun = Instant::now();
-    let warm = Lookup { query: "breakfast".into(), language: "en".into(), limit: 5 };
+    let warm = Lookup { query: "breakfast".into(), language: "en".into(), limit: 5, ..Lookup::default() };
     bases.search(company, info.id, &warm).await.expect("the store answers");
     println!("  the first lookup, which reads the words' statistics: {:.1?}", begun.elapsed());
 
@@ -545,6 +559,52 @@ async fn measure(base: Base) {
     store.close().await;
 }
 
+/// Turns that are measured of each kind.
+const TURNS: usize = 40;
+
+async fn wait(base: Base, delay_ms: u64) {
+    let store = base.open().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let mut config = MockConfig::default();
+    config.delays.llm_ttft_ms = delay_ms;
+    let mock = MockOpenAi::start(config, listener).expect("it starts");
+    let config = KnowledgeConfig { base_url: mock.base_url(), lookup_ms: 1000, ..KnowledgeConfig::default() };
+    let bases = KnowledgeBases::open(store.clone(), &config).expect("an address");
+    let company = store.add_company("Acme", &CompanySettings::default()).await.expect("a company").id;
+    let made = store.add_knowledge_base(company, "All", "en").await.expect("a base");
+    let NewBase::Made(info) = made else { panic!("too many bases") };
+    let added = bases.add(company, info.id, "en.md", Bytes::from(ENGLISH.file(0..IN_ONE_FILE))).await;
+    let Added::Taken(document) = added.expect("the store answers") else { panic!("it is new") };
+    bases.index(document.id).await.expect("it is indexed");
+    let documents = bases.of(company, &["All".into()]);
+    let ask = |place: usize, kind: usize| {
+        let query = ENGLISH.topics[place % 12].2[kind].replace("{n}", &ENGLISH.name(place % IN_ONE_FILE));
+        Lookup { query, language: "en".into(), limit: 4, ..Lookup::default() }
+    };
+    documents.look_up(ask(0, 2)).await.expect("the first one reads the base");
+    // What the caller still says, and recognition takes, after the last partial.
+    for rest_ms in [None, Some(150), Some(500)] {
+        let mut times = Vec::new();
+        for turn in 0..TURNS {
+            let ask = ask(turn, 0);
+            let ahead = Ahead::new(documents.clone(), "en", 4);
+            if let Some(rest_ms) = rest_ms {
+                let guess = Guess { query: ask.query.to_lowercase(), bases: None, by_model: false };
+                tokio::spawn(ahead.guess(guess).expect("nothing runs"));
+                tokio::time::sleep(Duration::from_millis(rest_ms)).await;
+            }
+            let begun = Instant::now();
+            ahead.look_up(ask).await.expect("the store answers");
+            times.push(begun.elapsed());
+        }
+        times.sort_unstable();
+        let how = rest_ms.map_or("not ahead".into(), |rest_ms| format!("ahead by {rest_ms} ms"));
+        println!("  {how}: p50 {:.2?}, most {:.2?}", times[TURNS / 2], times[TURNS - 1]);
+    }
+    mock.stop().await;
+    store.close().await;
+}
+
 /// Whether the passage of this place and topic is among the first five, and how long that took.
 async fn ask(
     bases: &KnowledgeBases,
@@ -558,7 +618,7 @@ async fn ask(
     let (heading, _, questions) = &tongue.topics[topic];
     let name = tongue.name(place);
     let query = questions[kind].replace("{n}", &name);
-    let ask = Lookup { query, language: tongue.code.into(), limit: 5 };
+    let ask = Lookup { query, language: tongue.code.into(), limit: 5, ..Lookup::default() };
     let begun = Instant::now();
     let found = bases.search(company, base, &ask).await.expect("the store answers").expect("the base is there");
     let took = begun.elapsed();

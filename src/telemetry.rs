@@ -201,6 +201,16 @@ fn describe() {
         "RTP packets of sources that were not believed"
     );
     describe_counter!("offhook_rtp_timeouts_total", Unit::Count, "Calls given up because their media stopped coming");
+    describe_counter!(
+        "offhook_knowledge_ahead_total",
+        Unit::Count,
+        "Lookups of calls, by what running ahead had for them: hit, joined, meaning or miss"
+    );
+    describe_counter!(
+        "offhook_knowledge_ahead_started_total",
+        Unit::Count,
+        "Lookups begun before a call's turn asked for them"
+    );
     describe_counter!("offhook_webhook_out_total", Unit::Count, "Attempts to tell companies what happened, by result");
     describe_counter!("offhook_budget_spent_total", Unit::Count, "Budgets used up: of calls, and of companies' days");
     describe_counter!("offhook_call_analysis_total", Unit::Count, "Calls summed up, by whom and by outcome");

@@ -1,19 +1,31 @@
 //! Knowledge bases on every database: what was uploaded is found by its words, in three languages, by whoever owns it; a
 //! document is replaced in one step; vectors help where an endpoint gives them and are done without where it does not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use offhook::agent::knowledge::{Library as _, Lookup, Passage};
+use offhook::agent::builtin::Builtin;
+use offhook::agent::knowledge::{Knowledge, Library as _, Lookup, Meaning, Passage};
+use offhook::agent::memory::Memory;
+use offhook::agent::profile::ModelChoice;
+use offhook::agent::tools::search_knowledge::{self, SearchKnowledge};
+use offhook::agent::tools::{ToolBox, ToolContext, ToolRegistry};
+use offhook::agent::workflow::Workflow;
+use offhook::call::thread;
 use offhook::cli::check::check;
 use offhook::cli::probes;
 use offhook::config::Config;
+use offhook::conversation::settings::TurnSettings;
 use offhook::mock::openai::{MockConfig, MockOpenAi};
+use offhook::speech::scripted::{Answer, ScriptedConfig, ScriptedModel};
 use offhook::store::Store;
 use offhook::store::companies::CompanySettings;
 use offhook::store::knowledge::embeddings::KnowledgeConfig;
 use offhook::store::knowledge::extract::Reader;
 use offhook::store::knowledge::{Added, DocumentInfo, DocumentState, KnowledgeBases, Means, NewBase};
+use offhook::telephony::{CallId, PhoneNumber};
+use serde_json::Value;
 use stores::Base;
 use tokio::net::TcpListener;
 use uuid::Uuid;
@@ -29,8 +41,11 @@ on_every_store! {
     the_same_file_changes_nothing_and_another_replaces_it_in_one_step
     what_was_removed_is_found_no_more
     another_company_finds_nothing
+    a_lookup_stays_within_the_bases_that_it_names
+    a_workflows_node_looks_in_its_own_bases_alone
     a_document_whose_process_died_is_indexed_by_the_next
     vectors_find_what_words_do_not_and_are_made_anew_on_request
+    a_questions_vector_that_is_there_is_not_asked_for_again
     without_the_endpoint_full_text_answers_and_the_document_says_so
     questions_of_any_letters_harm_nothing
     a_reader_that_fails_costs_one_upload_and_nothing_else
@@ -74,7 +89,7 @@ impl Place {
     }
 
     async fn ask(&self, query: &str) -> Vec<Passage> {
-        let ask = Lookup { query: query.into(), language: "uk".into(), limit: 5 };
+        let ask = Lookup { query: query.into(), language: "uk".into(), limit: 5, ..Lookup::default() };
         self.bases.search(self.company, self.base, &ask).await.unwrap().unwrap()
     }
 
@@ -110,7 +125,7 @@ async fn a_document_is_found_by_its_words_in_three_languages(base: Base) {
     let shown = place.store.knowledge_base(place.company, place.base).await.unwrap().unwrap();
     assert_eq!((shown.documents, shown.vectors, place.bases.means()), (3, 0, Means::Text));
     // An agent names its bases, and gets the same.
-    let ask = Lookup { query: "garage".into(), language: "en".into(), limit: 1 };
+    let ask = Lookup { query: "garage".into(), language: "en".into(), limit: 1, ..Lookup::default() };
     let knowledge = place.bases.of(place.company, &["Hotel".into(), "Nowhere".into()]);
     assert_eq!(knowledge.look_up(ask.clone()).await.unwrap()[0].place, "Parking");
     assert_eq!(place.bases.of(place.company, &["Nowhere".into()]).look_up(ask).await.unwrap(), []);
@@ -165,7 +180,7 @@ async fn what_was_removed_is_found_no_more(base: Base) {
     assert!(!place.ask("завтрак").await.is_empty());
     assert!(place.store.remove_knowledge_base(place.company, place.base).await.unwrap());
     assert!(!place.store.remove_knowledge_base(place.company, place.base).await.unwrap());
-    let ask = Lookup { query: "завтрак".into(), language: "ru".into(), limit: 5 };
+    let ask = Lookup { query: "завтрак".into(), language: "ru".into(), limit: 5, ..Lookup::default() };
     assert_eq!(place.bases.search(place.company, place.base, &ask).await.unwrap(), None);
 }
 
@@ -177,7 +192,7 @@ async fn another_company_finds_nothing(base: Base) {
     let document = acme.put("hotel.md", ENGLISH).await;
     other.put("отель.md", RUSSIAN).await;
     assert_eq!(other.ask("garage").await, []);
-    let ask = Lookup { query: "garage".into(), language: "en".into(), limit: 5 };
+    let ask = Lookup { query: "garage".into(), language: "en".into(), limit: 5, ..Lookup::default() };
     assert_eq!(bases.search(other.company, acme.base, &ask).await.unwrap(), None);
     assert_eq!(bases.of(other.company, &["Hotel".into()]).look_up(ask).await.unwrap(), []);
     assert_eq!(store.document(other.company, acme.base, document.id).await.unwrap(), None);
@@ -188,6 +203,112 @@ async fn another_company_finds_nothing(base: Base) {
     let added = bases.add(other.company, acme.base, "x.txt", Bytes::from_static(b"x")).await.unwrap();
     assert_eq!(added, Added::NoBase);
     assert!(!acme.ask("garage").await.is_empty());
+}
+
+/// A second base beside the first, and what an agent of both may look into.
+async fn with_menu(place: &Place) -> Arc<dyn Knowledge> {
+    place.put("hotel.md", ENGLISH).await;
+    let NewBase::Made(menu) = place.store.add_knowledge_base(place.company, "Menu", "en").await.unwrap() else {
+        panic!("too many")
+    };
+    let text = "# Fish\n\nTrout costs 18 euros.\n\n# Drinks\n\nA double espresso costs 4 euros.\n";
+    let added = place.bases.add(place.company, menu.id, "menu.md", Bytes::from(text)).await.unwrap();
+    let Added::Taken(document) = added else { panic!("{added:?}") };
+    place.bases.index(document.id).await.unwrap();
+    place.bases.of(place.company, &["Hotel".into(), "Menu".into()])
+}
+
+async fn a_lookup_stays_within_the_bases_that_it_names(base: Base) {
+    let place = Place::open(&base).await;
+    let knowledge = with_menu(&place).await;
+    let titles = async |knowledge: &dyn Knowledge, bases: Option<&[&str]>| -> Vec<String> {
+        let bases = bases.map(|bases| bases.iter().map(|&base| base.to_owned()).collect());
+        let ask = Lookup { query: "double".into(), language: "en".into(), limit: 5, bases, ..Lookup::default() };
+        let mut titles: Vec<String> =
+            knowledge.look_up(ask).await.unwrap().into_iter().map(|passage| passage.title).collect();
+        titles.sort();
+        titles
+    };
+    assert_eq!(titles(&*knowledge, None).await, ["hotel.md", "menu.md"]);
+    assert_eq!(titles(&*knowledge, Some(&["Menu"])).await, ["menu.md"]);
+    assert_eq!(titles(&*knowledge, Some(&["Menu", "Hotel", "Nowhere"])).await, ["hotel.md", "menu.md"]);
+    assert_eq!(titles(&*knowledge, Some(&[])).await, [""; 0]);
+    let of_one = place.bases.of(place.company, &["Menu".into()]);
+    assert_eq!(titles(&*of_one, Some(&["Hotel"])).await, [""; 0], "the company's, and not this agent's");
+}
+
+const WAITER: &str = r#"
+version = 1
+name = "waiter"
+[fallback]
+say = "Sorry?"
+goto = "bye"
+[[node]]
+id = "hello"
+kind = "start"
+say = "Hello."
+goto = "waiter"
+[[node]]
+id = "waiter"
+kind = "llm"
+say = "What would you like?"
+prompt = "Help to choose a dish."
+knowledge = ["Menu"]
+exit = [{ name = "garage", when = "they ask for the garage", goto = "garage" }]
+failed = { goto = "bye" }
+give_up = "bye"
+[[node]]
+id = "garage"
+kind = "knowledge"
+query = "garage"
+knowledge = ["Hotel"]
+failed = { say = "I do not know." }
+goto = "bye"
+[[node]]
+id = "bye"
+kind = "end"
+say = "Goodbye."
+"#;
+
+async fn a_workflows_node_looks_in_its_own_bases_alone(base: Base) {
+    let place = Place::open(&base).await;
+    let knowledge = with_menu(&place).await;
+    let workflow = Arc::new(Workflow::parse(WAITER).unwrap_or_else(|error| panic!("{error}")));
+    let calls = |name: &str, arguments: &str| Answer::Tool { name: name.into(), arguments: arguments.into() };
+    let steps = [
+        calls(search_knowledge::NAME, r#"{"query":"double"}"#),
+        calls(search_knowledge::NAME, r#"{"query":"garage","bases":["Hotel"]}"#),
+        calls("go_to", r#"{"to":"garage"}"#),
+    ];
+    let builtin =
+        Builtin::new(workflow).with_model(Arc::new(ScriptedModel::with_steps(ScriptedConfig::default(), steps)));
+    let mut registry = ToolRegistry::with_call_tools();
+    registry.add(Arc::new(SearchKnowledge { knowledge, language: "en".into() }));
+    builtin.tools().into_iter().for_each(|tool| registry.add(tool));
+    let names: Vec<String> = registry.names().map(str::to_owned).collect();
+    let tools = ToolBox::new(names.iter().map(String::as_str), &registry).unwrap();
+    let mut memory = Memory::new("");
+    memory.agent_said(&builtin.greeting());
+    memory.user_said("a double espresso, and where may I leave my car?");
+    let context = ToolContext::new(CallId::new(), PhoneNumber::default(), PhoneNumber::default());
+    let settings = TurnSettings { max_tool_steps: 8, ..TurnSettings::default() };
+    let written =
+        thread::answer(Arc::new(builtin), &ModelChoice::default(), &tools, context, &memory, &settings).await.unwrap();
+    let found: Vec<Vec<String>> = written
+        .tools
+        .iter()
+        .filter(|(call, _)| call.name == search_knowledge::NAME)
+        .map(|(_, result)| {
+            let result: Value = serde_json::from_str(&result.content).unwrap();
+            let passages = result["passages"].as_array().unwrap_or_else(|| panic!("{result}"));
+            passages.iter().map(|passage| passage["title"].as_str().unwrap().to_owned()).collect()
+        })
+        .collect();
+    let nothing: [&str; 0] = [];
+    assert_eq!(found[0], ["menu.md"], "{:?}", written.tools);
+    assert_eq!(found[1], nothing, "a model does not choose where to look");
+    assert_eq!(found[2], ["hotel.md"], "and another node looks elsewhere");
+    assert!(written.text.contains("The garage is open around the clock"), "{}", written.text);
 }
 
 async fn a_document_whose_process_died_is_indexed_by_the_next(base: Base) {
@@ -233,7 +354,7 @@ async fn vectors_find_what_words_do_not_and_are_made_anew_on_request(base: Base)
     let found = place.ask("is open around the").await;
     assert_eq!(found[0].place, "Parking", "{found:?}");
     let without = KnowledgeBases::without_vectors(store.clone());
-    let ask = Lookup { query: "garage".into(), language: "en".into(), limit: 5 };
+    let ask = Lookup { query: "garage".into(), language: "en".into(), limit: 5, ..Lookup::default() };
     assert_eq!(without.search(place.company, place.base, &ask).await.unwrap().unwrap().len(), 1);
     assert!(place.ask("garage").await.len() > 1, "the nearest are there, however far they are");
     assert_eq!(place.first("garage").await.1, "Parking", "and what both find comes first");
@@ -248,6 +369,26 @@ async fn vectors_find_what_words_do_not_and_are_made_anew_on_request(base: Base)
     assert_eq!((shown.version, shown.state, shown.vectors), (2, DocumentState::Ready, shown.passages));
     mock.stop().await;
     assert_eq!(other.search(place.company, place.base, &ask).await.unwrap().unwrap().len(), 1, "words are enough");
+}
+
+async fn a_questions_vector_that_is_there_is_not_asked_for_again(base: Base) {
+    let store = base.open().await;
+    let (mock, config) = mock().await;
+    let place = place(store.clone(), KnowledgeBases::open(store.clone(), &config).unwrap(), "Acme").await;
+    let knowledge = with_menu(&place).await;
+    let ask = Lookup { query: "is open around the".into(), language: "en".into(), limit: 2, ..Lookup::default() };
+    let found = knowledge.look_up(ask.clone()).await.unwrap();
+    let meaning = knowledge.meaning(ask.clone()).await;
+    assert!(matches!(&meaning, Meaning::Vector(vector) if !vector.is_empty()));
+    let before = mock.requests().len();
+    assert_eq!(knowledge.look_up(Lookup { meaning, ..ask.clone() }).await.unwrap(), found);
+    let by_text = knowledge.look_up(Lookup { meaning: Meaning::Nothing, ..ask.clone() }).await.unwrap();
+    assert_ne!(by_text, found);
+    assert_eq!(mock.requests().len(), before);
+    mock.stop().await;
+    assert_eq!(knowledge.meaning(ask.clone()).await, Meaning::Unknown, "it may come back");
+    let without = KnowledgeBases::without_vectors(store);
+    assert_eq!(without.of(place.company, &["Hotel".into()]).meaning(ask).await, Meaning::Nothing);
 }
 
 async fn without_the_endpoint_full_text_answers_and_the_document_says_so(base: Base) {

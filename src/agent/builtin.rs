@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::tools::{Tool, steps};
+use super::knowledge::ahead::Guess;
+use super::tools::{Tool, search_knowledge, steps};
 use super::walk::{History, Machine, Missing, Progress};
 use super::workflow::Workflow;
 use crate::speech::llm::{
@@ -73,6 +74,22 @@ impl Builtin {
         machine.progress()
     }
 
+    /// What answering these words will look up, as far as the graph tells: a question of its own, or the caller's words
+    /// where a model is asked that may look things up. `None`: nothing.
+    pub fn foresees(&self, request: &ChatRequest) -> Option<Guess> {
+        match self.answer(request).next {
+            Next::Tool(call) if call.name == search_knowledge::NAME => {
+                let args: Value = serde_json::from_str(&call.arguments).ok()?;
+                let (query, bases) = (args["query"].as_str()?.to_owned(), search_knowledge::bases(&args).ok()?);
+                Some(Guess { query, bases, by_model: false })
+            }
+            Next::Asked(asked) if asked.ask.tools.iter().any(|tool| tool.name == search_knowledge::NAME) => {
+                Some(Guess { query: last_said(&request.messages)?, bases: asked.bases, by_model: true })
+            }
+            _ => None,
+        }
+    }
+
     fn machine(&self, greeting: Option<&str>) -> Machine<'_> {
         Machine::new(&self.workflow, &self.facts, self.model.is_some(), greeting)
     }
@@ -105,10 +122,7 @@ impl Builtin {
         let text = run.text_after(current.steps.len());
         match (next, machine.brief()) {
             (Next::Model, Some((talk, brief))) => {
-                let may = |name: &str| match &talk.tools {
-                    None => true,
-                    Some(own) => own.iter().any(|tool| tool == name) || ALWAYS.contains(&name),
-                };
+                let may = |name: &str| talk.takes(name) || ALWAYS.contains(&name);
                 let mut tools: Vec<ToolSpec> = request.tools.iter().filter(|tool| may(&tool.name)).cloned().collect();
                 tools.retain(|tool| tool.name != steps::GO_TO && tool.name != steps::NOTE);
                 if offered.contains(&steps::GO_TO) && !talk.exits.is_empty() {
@@ -130,7 +144,8 @@ impl Builtin {
                     name: steps::GO_TO.into(),
                     arguments: steps::Way::failed(),
                 });
-                Answer { text, next: Next::Asked(Box::new(Asked { ask, way_out })) }
+                let bases = talk.knowledge.clone();
+                Answer { text, next: Next::Asked(Box::new(Asked { ask, way_out, bases })) }
             }
             (next, _) => Answer { text, next },
         }
@@ -148,6 +163,14 @@ fn briefed(messages: &[Message], brief: &str, said: &str) -> Vec<Message> {
         messages.push(Message::Assistant { content: said.to_owned(), tool_calls: Vec::new() });
     }
     messages
+}
+
+/// The caller's last words.
+fn last_said(messages: &[Message]) -> Option<String> {
+    messages.iter().rev().find_map(|message| match message {
+        Message::User { content } => Some(content.clone()),
+        _ => None,
+    })
 }
 
 struct Answer {
@@ -168,6 +191,8 @@ struct Asked {
     ask: ChatRequest,
     /// Written where the model fails before its first word.
     way_out: Option<ToolCall>,
+    /// The knowledge bases that the node looks in, where it names them.
+    bases: Option<Vec<String>>,
 }
 
 type Events = mpsc::Sender<Result<LlmEvent, LlmError>>;
@@ -229,6 +254,7 @@ impl Builtin {
                 }
                 Ok(LlmEvent::ToolCall(call)) => {
                     began = true;
+                    let call = search_knowledge::within(call, asked.bases.as_deref());
                     Ok(LlmEvent::ToolCall(only_offered(call, &offered)))
                 }
                 Err(error) if !began && asked.way_out.is_some() => {

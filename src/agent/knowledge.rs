@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub mod ahead;
 pub mod answer;
 pub mod rank;
 pub mod split;
@@ -22,13 +24,28 @@ pub const MAX_QUERY: usize = 1000;
 pub const MAX_PASSAGES: usize = 20;
 
 /// A question for the documents.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Lookup {
     pub query: String,
     /// ISO 639-1 or BCP 47; decides which words are left out and how Cyrillic words are stemmed first.
     pub language: String,
     /// At most [`MAX_PASSAGES`]; more is cut to it.
     pub limit: usize,
+    /// Of the agent's knowledge bases, those to look in; `None` = all of them.
+    pub bases: Option<Vec<String>>,
+    pub meaning: Meaning,
+}
+
+/// What the meaning of a question is compared by. It belongs to the question's words, whichever bases are looked in.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Meaning {
+    /// Nobody has asked for it, or it could not be had: the lookup asks.
+    #[default]
+    Unknown,
+    /// There is nothing to compare it with: full text alone decides.
+    Nothing,
+    /// Of length 1.
+    Vector(Arc<[f32]>),
 }
 
 /// A piece of a document, as it is cited.
@@ -59,6 +76,12 @@ pub enum KnowledgeError {
 pub trait Knowledge: Send + Sync {
     /// The best passages first. Dropping the future cancels the work.
     fn look_up(&self, ask: Lookup) -> BoxFuture<'static, Result<Vec<Passage>, KnowledgeError>>;
+
+    /// What a lookup of this question would compare meanings by: the part of it that another machine may have to be asked
+    /// for. Dropping the future cancels the work.
+    fn meaning(&self, _ask: Lookup) -> BoxFuture<'static, Meaning> {
+        futures::future::ready(Meaning::Nothing).boxed()
+    }
 }
 
 /// All documents of all companies.
@@ -77,8 +100,6 @@ pub async fn look_up(knowledge: &dyn Knowledge, ask: Lookup, limit: Duration) ->
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
-
     use super::*;
 
     struct Never;
@@ -91,7 +112,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lookup_that_takes_too_long_is_given_up() {
-        let ask = Lookup { query: "hours".into(), language: "en".into(), limit: 3 };
+        let ask = Lookup { query: "hours".into(), language: "en".into(), limit: 3, ..Lookup::default() };
         let found = look_up(&Never, ask, Duration::from_millis(200)).await;
         assert_eq!(found, Err(KnowledgeError::Late(Duration::from_millis(200))));
     }

@@ -614,7 +614,8 @@ impl<'w> Machine<'w> {
             run.say(self.render(filler));
         }
         let query = self.render(&search.query);
-        let found = match run.call(search_knowledge::NAME, || json!({ "query": query })) {
+        let bases = search.knowledge.as_deref();
+        let found = match run.call(search_knowledge::NAME, || search_knowledge::arguments(&query, bases)) {
             Outcome::Pending => return,
             Outcome::Refused => None,
             Outcome::Done => {
@@ -640,7 +641,7 @@ impl<'w> Machine<'w> {
     /// Answers from the agent's documents, where it has any and they hold it; then puts the open question again. `true`:
     /// that was said, or is being looked up.
     fn looked_up(&mut self, question: &str, run: &mut Run<'_>) -> bool {
-        match run.call(search_knowledge::NAME, || json!({ "query": question })) {
+        match run.call(search_knowledge::NAME, || search_knowledge::arguments(question, None)) {
             Outcome::Pending => true,
             Outcome::Refused => false,
             Outcome::Done => {
@@ -749,6 +750,10 @@ impl<'w> Machine<'w> {
                 brief.push_str(&format!("\n- {slot}: {}", value.spoken));
             }
         }
+        if talk.knowledge.as_ref().is_some_and(Vec::is_empty) {
+            // The general instructions of an agent with documents say to use it.
+            brief.push_str(&format!("\n\n{} is not to be had at this point.", search_knowledge::NAME));
+        }
         let open: Vec<&str> =
             talk.collect.iter().filter(|slot| !self.slots.contains_key(*slot)).map(String::as_str).collect();
         if !open.is_empty() {
@@ -798,5 +803,161 @@ impl<'w> Machine<'w> {
             (name, value, counts)
         });
         Scope::new(self.facts, &self.results, &self.heard, slots)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::agent::builtin::Builtin;
+    use crate::agent::knowledge::ahead::Guess;
+    use crate::speech::llm::{ChatRequest, LanguageModel, LlmEvent, ToolCall, ToolSpec};
+    use crate::speech::scripted::{Answer, ScriptedConfig, ScriptedModel};
+
+    /// A waiter who knows the menu, a bookkeeper who looks nothing up, and a desk that knows the rules.
+    const HOUSE: &str = r#"
+version = 1
+name = "house"
+[fallback]
+say = "Sorry?"
+goto = "bye"
+[[rule]]
+id = "desk"
+hear = ["the desk please"]
+goto = "desk"
+[[rule]]
+id = "books"
+hear = ["the books please"]
+goto = "books"
+[[node]]
+id = "hello"
+kind = "start"
+say = "Hello."
+goto = "waiter"
+[[node]]
+id = "waiter"
+kind = "llm"
+say = "What would you like?"
+prompt = "Help to choose a dish."
+tools = []
+knowledge = ["menu"]
+exit = [{ name = "done", when = "they are done", goto = "bye" }]
+failed = { goto = "bye" }
+give_up = "bye"
+[[node]]
+id = "books"
+kind = "llm"
+say = "Yes?"
+prompt = "Take the name."
+knowledge = []
+exit = [{ name = "done", when = "they are done", goto = "bye" }]
+failed = { goto = "bye" }
+give_up = "bye"
+[[node]]
+id = "desk"
+kind = "listen"
+say = "What is it about?"
+when = [{ hear = ["about *"], goto = "rules" }]
+[[node]]
+id = "rules"
+kind = "knowledge"
+knowledge = ["rules", "prices"]
+failed = { say = "I do not know." }
+goto = "desk"
+[[node]]
+id = "bye"
+kind = "end"
+say = "Goodbye."
+"#;
+
+    fn house(steps: Vec<Answer>) -> (Builtin, Arc<ScriptedModel>) {
+        let model = Arc::new(ScriptedModel::with_steps(ScriptedConfig::default(), steps));
+        let workflow = Workflow::parse(HOUSE).unwrap_or_else(|error| panic!("{error}"));
+        (Builtin::new(Arc::new(workflow)).with_model(model.clone()), model)
+    }
+
+    /// The agent spoke first; then the two take turns, and the last words are to be answered.
+    fn conversation(words: &[&str]) -> ChatRequest {
+        let mut messages = vec![Message::Assistant { content: "Hello.".into(), tool_calls: Vec::new() }];
+        for (index, &content) in words.iter().enumerate() {
+            if index > 0 {
+                messages.push(Message::Assistant { content: "Yes.".into(), tool_calls: Vec::new() });
+            }
+            messages.push(Message::User { content: content.into() });
+        }
+        let spec = |name: &str| ToolSpec { name: name.into(), description: String::new(), parameters: json!({}) };
+        let tools = [search_knowledge::NAME, "end_call", "price", steps::GO_TO].map(spec).to_vec();
+        ChatRequest { messages, tools, model: None, temperature: None, max_tokens: None }
+    }
+
+    async fn calls(builtin: &Builtin, request: ChatRequest) -> Vec<ToolCall> {
+        let mut stream = builtin.reply(request);
+        let mut calls = Vec::new();
+        while let Some(event) = stream.next().await {
+            match event {
+                Ok(LlmEvent::ToolCall(call)) => calls.push(call),
+                Ok(LlmEvent::Done { .. }) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+        calls
+    }
+
+    fn searches(arguments: &str) -> Vec<Answer> {
+        vec![Answer::Tool { name: search_knowledge::NAME.into(), arguments: arguments.into() }]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_models_node_looks_in_its_own_bases_whatever_the_model_writes() {
+        for written in [r#"{"query":"fish"}"#, r#"{"query":"fish","bases":["rules"]}"#] {
+            let (builtin, model) = house(searches(written));
+            let made = calls(&builtin, conversation(&["do you have fish"])).await;
+            assert_eq!(made[0].name, search_knowledge::NAME, "naming a base gives the tool, though `tools` does not");
+            assert_eq!(made[0].arguments, r#"{"bases":["menu"],"query":"fish"}"#);
+            let offered: Vec<String> = model.requests()[0].tools.iter().map(|tool| tool.name.clone()).collect();
+            assert_eq!(offered, [search_knowledge::NAME, "end_call", steps::GO_TO]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_without_bases_has_no_such_tool() {
+        let (builtin, model) = house(searches(r#"{"query":"fish"}"#));
+        let made = calls(&builtin, conversation(&["the books please", "do you have fish"])).await;
+        assert_eq!(made[0].name, "not_here_search_knowledge");
+        let asked = &model.requests()[0];
+        assert!(asked.tools.iter().all(|tool| tool.name != search_knowledge::NAME));
+        assert!(asked.tools.iter().any(|tool| tool.name == "price"), "the others are there");
+        assert!(matches!(&asked.messages[0], Message::System { content } if content.contains("not to be had")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lookup_node_looks_in_its_own_bases_and_elsewhere_in_all() {
+        let (builtin, _) = house(Vec::new());
+        let made = calls(&builtin, conversation(&["the desk please", "about dogs"])).await;
+        assert_eq!(made[0].arguments, r#"{"bases":["rules","prices"],"query":"about dogs"}"#);
+        let made = calls(&builtin, conversation(&["the desk please", "do you take dogs"])).await;
+        assert_eq!(made[0].arguments, r#"{"query":"do you take dogs"}"#);
+    }
+
+    #[test]
+    fn what_words_will_look_up_is_foreseen() {
+        let (builtin, _) = house(Vec::new());
+        let guess = |query: &str, bases: Option<&[&str]>, by_model| {
+            let bases = bases.map(|bases| bases.iter().map(|&base| base.to_owned()).collect());
+            Some(Guess { query: query.into(), bases, by_model })
+        };
+        let foresees = |words: &[&str]| builtin.foresees(&conversation(words));
+        assert_eq!(foresees(&["do you have fish"]), guess("do you have fish", Some(&["menu"]), true));
+        assert_eq!(foresees(&["the books please", "do you have fish"]), None);
+        assert_eq!(foresees(&["the desk please"]), None, "a rule answers");
+        assert_eq!(
+            foresees(&["the desk please", "about dogs"]),
+            guess("about dogs", Some(&["rules", "prices"]), false)
+        );
+        assert_eq!(foresees(&["the desk please", "do you take dogs"]), guess("do you take dogs", None, false));
+        let nothing_offered = ChatRequest { tools: Vec::new(), ..conversation(&["do you have fish"]) };
+        assert_eq!(builtin.foresees(&nothing_offered), None);
     }
 }

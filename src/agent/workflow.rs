@@ -245,6 +245,8 @@ pub(super) enum Kind {
 #[derive(Clone, Debug)]
 pub(super) struct Search {
     pub query: Template,
+    /// The agent's knowledge bases that are looked in; `None` = all of them.
+    pub knowledge: Option<Vec<String>>,
     pub filler: Option<Template>,
     /// What is found is for the nodes that follow, not for the caller.
     pub quiet: bool,
@@ -262,6 +264,9 @@ pub(super) struct Talk {
     pub max_tokens: Option<u32>,
     /// The agent's tools that it may use here; `None` = all of them.
     pub tools: Option<Vec<String>>,
+    /// The agent's knowledge bases that it may look things up in, whatever `tools` says; empty = none, and no tool for it;
+    /// `None` = all of them, where `tools` has the tool.
+    pub knowledge: Option<Vec<String>>,
     /// What it is to find out.
     pub collect: Vec<String>,
     /// Where it goes on when all that is collected is known.
@@ -286,6 +291,14 @@ pub(super) struct Exit {
 impl Talk {
     pub fn exit(&self, name: &str) -> Option<&Exit> {
         self.exits.iter().find(|exit| exit.name == name)
+    }
+
+    /// Whether the node names this tool, or leaves the choice to the agent.
+    pub fn takes(&self, tool: &str) -> bool {
+        match &self.knowledge {
+            Some(bases) if tool == search_knowledge::NAME => !bases.is_empty(),
+            _ => self.tools.as_ref().is_none_or(|own| own.iter().any(|name| name == tool)),
+        }
     }
 }
 
@@ -378,6 +391,30 @@ impl Workflow {
             }
         }
         tools
+    }
+
+    /// The nodes that look into knowledge bases which an agent with these lacks.
+    pub fn lacks_knowledge(&self, has: &[String]) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        for node in &self.nodes {
+            let named = match &node.kind {
+                Kind::Llm(talk) => &talk.knowledge,
+                Kind::Knowledge(search) => &search.knowledge,
+                _ => &None,
+            };
+            for base in named.iter().flatten().filter(|base| !has.contains(base)) {
+                let known = match has {
+                    [] => "it has none".to_owned(),
+                    has => format!("it has {}", has.join(", ")),
+                };
+                faults.push(Fault {
+                    place: format!("node \"{}\"", node.id),
+                    field: "knowledge".into(),
+                    problem: format!("the agent has no knowledge base \"{base}\"; add it to the agent's ({known})"),
+                });
+            }
+        }
+        faults
     }
 
     /// Whether a model talks in it.
@@ -676,8 +713,53 @@ say = "Goodbye."
         check_talk("\"/people\"", "\"people\"", &["save: `people`: a place in the result begins with /"]);
         check_talk("text = \"See you.\"", "", &["node \"note\", text: is missing"]);
         check_talk("failed = { say = \"No message.\" }", "", &["node \"note\", failed: is missing"]);
+        check_talk(
+            "give_up = \"bye\"",
+            "give_up = \"bye\"\nknowledge = [3]",
+            &["talk\", knowledge: is neither a text nor"],
+        );
+        check_talk(
+            "give_up = \"bye\"",
+            "give_up = \"bye\"\nknowledge = [\"menu\", \"menu\"]",
+            &["talk\", knowledge: \"menu\" stands twice; name it once"],
+        );
+        check_talk(
+            "give_up = \"bye\"",
+            "give_up = \"bye\"\nknowledge = []\ntools = [\"search_knowledge\"]",
+            &["talk\", knowledge: is empty, and `tools` names search_knowledge; remove one of them"],
+        );
         check_talk("{company}", "{firm}", &["node \"hello\", say: there is no slot `firm`"]);
         check_talk("[slots.people]", "[slots.caller]\ntype = \"text\"\n[slots.people]", &["slot \"caller\": is taken"]);
+    }
+
+    #[test]
+    fn a_node_names_bases_that_its_agent_has() {
+        let file = TALK
+            .replace("give_up = \"bye\"\n[[node]]", "give_up = \"bye\"\nknowledge = [\"menu\", \"rules\"]\n[[node]]")
+            .replace(
+                "kind = \"tool\"\ntool = \"price\"\nsave = { people = \"/people\" }",
+                "kind = \"knowledge\"\nknowledge = \"prices\"",
+            );
+        let workflow = Workflow::parse(&file).unwrap();
+        let lacks = |has: &[&str]| -> Vec<String> {
+            let has: Vec<String> = has.iter().map(|&base| base.to_owned()).collect();
+            workflow.lacks_knowledge(&has).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(lacks(&["rules", "prices", "menu"]), [""; 0]);
+        assert_eq!(
+            lacks(&["rules", "menu"]),
+            [
+                "node \"price\", knowledge: the agent has no knowledge base \"prices\"; add it to the agent's (it has rules, menu)"
+            ]
+        );
+        assert_eq!(lacks(&[]).len(), 3);
+        let none = file.replace("knowledge = [\"menu\", \"rules\"]", "knowledge = []");
+        let none = none.replace("knowledge = \"prices\"", "");
+        assert!(Workflow::parse(&none).unwrap().lacks_knowledge(&[]).is_empty(), "none are named");
+        assert_eq!(
+            faults(&file.replace("knowledge = \"prices\"", "knowledge = []")),
+            ["node \"price\", knowledge: names no knowledge base; name one, or remove this key to look in all of them"]
+        );
     }
 
     #[test]

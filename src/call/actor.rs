@@ -13,6 +13,8 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::agent::knowledge::ahead::{Ahead, Guess, Work};
+use crate::agent::knowledge::words::tells;
 use crate::agent::memory::Memory;
 use crate::agent::phrases::Phrases;
 use crate::agent::profile::AgentProfile;
@@ -32,7 +34,7 @@ use crate::conversation::transcript::{Line, ToolUse};
 use crate::conversation::turn::{Action, Event, Expecting, Phrase, ReplyId, Turn};
 use crate::media::frame::FRAME;
 use crate::media::vad::Detector;
-use crate::speech::llm::ToolCall;
+use crate::speech::llm::{ChatRequest, ToolCall};
 use crate::speech::stt::{SttEvent, SttInput, SttRequest, SttSession};
 use crate::store::ledger::Ledger;
 use crate::telephony::{CallEnd, EndReason, Party};
@@ -45,6 +47,8 @@ pub(crate) struct Parts {
     pub engines: CallEngines,
     pub settings: TurnSettings,
     pub tools: Arc<ToolBox>,
+    /// The agent's documents, where it has any: what the caller's words lead to is looked up before it is asked for.
+    pub ahead: Option<Ahead>,
     pub recorder: Recorder,
     pub ledger: Ledger,
     pub over: LastCalls,
@@ -108,6 +112,9 @@ pub(crate) struct Call {
     engines: CallEngines,
     voice: Voice,
     tools: Arc<ToolBox>,
+    ahead: Option<Ahead>,
+    /// The words that were last looked ahead on: engines repeat themselves, and finding out where words lead has its cost.
+    partial: String,
     recorder: Recorder,
     ledger: Ledger,
     over: LastCalls,
@@ -151,6 +158,7 @@ impl Call {
             engines,
             settings,
             tools,
+            ahead,
             recorder,
             ledger,
             over,
@@ -190,6 +198,8 @@ impl Call {
             leg,
             engines,
             tools,
+            ahead,
+            partial: String::new(),
             recorder,
             ledger,
             over,
@@ -256,7 +266,7 @@ impl Call {
                     CallCommand::WindDown => { let now = self.now(); self.feed(now, Event::WindDown) }
                 },
                 Some(done) = self.tasks.join_next() => if let Err(error) = done && error.is_panic() {
-                    warn!("a reply task panicked");
+                    warn!("a task of the call panicked");
                 },
             }
         };
@@ -333,7 +343,10 @@ impl Call {
 
     fn on_transcript(&mut self, event: SttEvent) {
         let event = match event {
-            SttEvent::Partial { utterance, text, .. } => Event::Partial { utterance, text },
+            SttEvent::Partial { utterance, text, .. } => {
+                self.look_ahead(&text);
+                Event::Partial { utterance, text }
+            }
             SttEvent::Final { utterance, take, text, engine_time, .. } => {
                 debug!(
                     take,
@@ -573,9 +586,41 @@ impl Call {
         self.past = None;
     }
 
+    /// Looks up what these words lead to, while they are being said.
+    fn look_ahead(&mut self, words: &str) {
+        let Some(ahead) = self.ahead.as_ref().filter(|_| tells(words) && self.partial != words) else { return };
+        self.partial = words.to_owned();
+        // What is being said is not in memory yet: the workflow could not tell where these words will be heard.
+        let speaking = self.speech.as_ref().is_some_and(|speech| speech.committed);
+        if speaking && self.engines.builtin.is_some() {
+            return;
+        }
+        let request = self.memory.with_user(words).request(&self.tools.specs(), &self.agent.llm);
+        let work = self.foreseen(words, &request).and_then(|guess| ahead.guess(guess));
+        self.tasks_of(work);
+    }
+
+    /// What the answer to these words will look up. A model without a workflow is asked the words themselves.
+    fn foreseen(&self, words: &str, request: &ChatRequest) -> Option<Guess> {
+        match &self.engines.builtin {
+            Some(builtin) => builtin.foresees(request),
+            None => Some(Guess { query: words.to_owned(), bases: None, by_model: true }),
+        }
+    }
+
+    fn tasks_of(&mut self, work: Option<Work>) {
+        if let Some(work) = work {
+            self.tasks.spawn(work);
+        }
+    }
+
     fn prepare(&mut self, now: Instant, id: ReplyId, text: String) {
         self.recall();
         let request = self.memory.with_user(&text).request(&self.tools.specs(), &self.agent.llm);
+        if let Some(ahead) = &self.ahead {
+            let work = ahead.settle(self.foreseen(&text, &request));
+            self.tasks_of(work);
+        }
         let source = Source::Model {
             request,
             model: self.engines.llm.clone(),

@@ -20,7 +20,8 @@ use uuid::Uuid;
 use crate::agent::briefing::briefing;
 use crate::agent::builtin::Builtin;
 use crate::agent::contacts::{Contacts, MAX_CONTACTS, paragraph};
-use crate::agent::knowledge::Library;
+use crate::agent::knowledge::ahead::Ahead;
+use crate::agent::knowledge::{Knowledge, Library};
 use crate::agent::memory::Memory;
 use crate::agent::phrases::Phrases;
 use crate::agent::profile::AgentProfile;
@@ -206,10 +207,22 @@ struct Inner {
 }
 
 impl Inner {
+    /// The documents that the agent may look into, where it has any.
+    fn knowledge(&self, agent: &AgentProfile, company: Uuid) -> Option<Arc<dyn Knowledge>> {
+        let library = self.library.get().filter(|_| !agent.knowledge.is_empty())?;
+        Some(library.of(company, &agent.knowledge))
+    }
+
     /// The agent's tools, and those that every call has. Of the telephone's tools, an agent gets those that its
     /// company's integrations make possible; the others are left out, since integrations come and go. So do the tools
     /// that a company made: `crm.*` stands for all of a server.
-    fn tool_box(&self, agent: &AgentProfile, company: Uuid, builtin: Option<&Builtin>) -> Result<ToolBox, String> {
+    fn tool_box(
+        &self,
+        agent: &AgentProfile,
+        company: Uuid,
+        builtin: Option<&Builtin>,
+        knowledge: Option<Arc<dyn Knowledge>>,
+    ) -> Result<ToolBox, String> {
         let mut registry = self.tools.clone();
         let own: Vec<Arc<dyn Tool>> = builtin.map(Builtin::tools).unwrap_or_default();
         let exchange = self.exchange.get().and_then(Weak::upgrade);
@@ -221,8 +234,7 @@ impl Inner {
         }
         let mut names: Vec<&str> = agent.tools.iter().map(String::as_str).collect();
         names.extend(OF_EVERY_CALL.iter().filter(|name| !agent.tools.iter().any(|tool| tool == *name)));
-        if let (Some(library), false) = (self.library.get(), agent.knowledge.is_empty()) {
-            let knowledge = library.of(company, &agent.knowledge);
+        if let Some(knowledge) = knowledge {
             registry.add(Arc::new(SearchKnowledge { knowledge, language: agent.language.clone() }));
             if !names.contains(&search_knowledge::NAME) {
                 names.push(search_knowledge::NAME);
@@ -306,7 +318,8 @@ impl Calls {
     /// Whether this agent can take calls: its engines, workflow and tools are there.
     pub fn can_run(&self, agent: &AgentProfile) -> Result<(), String> {
         let engines = self.inner.engines.for_agent(agent, Value::Null).map_err(|error| error.to_string())?;
-        self.inner.tool_box(agent, Uuid::nil(), engines.builtin.as_deref())?;
+        let knowledge = self.inner.knowledge(agent, Uuid::nil());
+        self.inner.tool_box(agent, Uuid::nil(), engines.builtin.as_deref(), knowledge)?;
         Ok(())
     }
 
@@ -369,7 +382,8 @@ impl Calls {
         };
         let engines = self.inner.engines.for_agent(agent, facts.as_variables());
         let engines = engines.map_err(|error| refuse(error.to_string()))?;
-        let tools = self.inner.tool_box(agent, company, engines.builtin.as_deref()).map_err(refuse)?;
+        let knowledge = self.inner.knowledge(agent, company);
+        let tools = self.inner.tool_box(agent, company, engines.builtin.as_deref(), knowledge).map_err(refuse)?;
         let budgets = self.inner.budgets.get();
         if budgets.is_some_and(|budgets| budgets.is_spent(company)) {
             return Err(Refused::OverBudget);
@@ -463,7 +477,11 @@ impl Calls {
         };
         let engines = inner.engines.for_agent(&setup.agent, facts.as_variables());
         let mut engines = engines.map_err(|error| refuse(error.to_string()))?;
-        let tools = inner.tool_box(&setup.agent, setup.company_id, engines.builtin.as_deref()).map_err(refuse)?;
+        let knowledge = inner.knowledge(&setup.agent, setup.company_id);
+        let ahead = knowledge.map(|documents| Ahead::new(documents, &setup.agent.language, search_knowledge::PASSAGES));
+        let knowledge = ahead.clone().map(|ahead| Arc::new(ahead) as Arc<dyn Knowledge>);
+        let tools = inner.tool_box(&setup.agent, setup.company_id, engines.builtin.as_deref(), knowledge);
+        let tools = tools.map_err(refuse)?;
         let meter = budgets.map(|budgets| budgets.meter(setup.company_id, &setup.agent));
         if engines.asks_model() {
             engines.llm = metered(engines.llm, meter.as_ref());
@@ -481,6 +499,7 @@ impl Calls {
             leg,
             engines,
             tools: Arc::new(tools),
+            ahead,
             recorder: inner.archive.recorder(id, start),
             ledger: inner.ledger.clone(),
             over: inner.over.clone(),

@@ -803,6 +803,10 @@ pub fn profile_faults(profile: &AgentProfile) -> Vec<(String, String)> {
                 faults.push((format!("workflow: {place}"), problem));
             }
         }
+        // A name that the environment has not given may be any.
+        let known = !profile.knowledge.iter().any(|name| name == UNKNOWN);
+        let lacks = known.then(|| workflow.lacks_knowledge(&profile.knowledge)).into_iter().flatten();
+        faults.extend(lacks.map(|fault| (format!("workflow: {}, {}", fault.place, fault.field), fault.problem)));
     }
     faults.extend(
         TurnSettings::default().with(&profile.turn).faults().into_iter().map(|problem| ("turn".to_owned(), problem)),
@@ -1066,5 +1070,36 @@ say = "Bye."
         for number in ["+0123456789", "+1555 000 1111", "+1234567890123456", "+", "+1a34567"] {
             assert!(!is_e164(number), "{number}");
         }
+    }
+    #[test]
+    fn the_nodes_of_a_workflow_look_in_knowledge_bases_of_their_agent() {
+        let workflow = r#"
+            version = 1
+            name = "w"
+            [fallback]
+            say = "Sorry?"
+            goto = "rules"
+            [[node]]
+            id = "rules"
+            kind = "knowledge"
+            knowledge = ["Rules"]
+            failed = { say = "I do not know." }
+            goto = "bye"
+            [[node]]
+            id = "bye"
+            kind = "end"
+            "#;
+        let workflow = workflow.replace("version = 1", "version = 1\nstart = \"rules\"");
+        let faults = |knowledge: &[&str]| {
+            let knowledge = knowledge.iter().map(|&base| base.to_owned()).collect();
+            let base = AgentProfile { name: "A".into(), language: "en".into(), ..AgentProfile::default() };
+            profile_faults(&AgentProfile { workflow: Some(workflow.clone()), knowledge, ..base })
+        };
+        assert_eq!(faults(&["Menu", "Rules"]), []);
+        assert_eq!(faults(&["Menu", UNKNOWN]), [], "the environment has not said which");
+        let found = faults(&["Menu"]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].0, "workflow: node \"rules\", knowledge");
+        assert!(found[0].1.starts_with("the agent has no knowledge base \"Rules\""), "{found:?}");
     }
 }

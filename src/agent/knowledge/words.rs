@@ -91,6 +91,25 @@ pub fn asked(text: &str, tongue: Tongue) -> Vec<Asked> {
     if rare.is_empty() { common } else { rare }
 }
 
+/// All words of a text, in order: what is left when signs, case and apostrophes do not count.
+pub fn bare(text: &str) -> String {
+    let mut bare = String::new();
+    words(text, |word| {
+        if !bare.is_empty() {
+            bare.push(' ');
+        }
+        bare.push_str(word);
+    });
+    bare
+}
+
+/// Whether a text has a word that tells what it is about.
+pub fn tells(text: &str) -> bool {
+    let mut tells = false;
+    words(text, |word| tells |= !is_everywhere(word));
+    tells
+}
+
 /// Calls `each` with every word: lower case, composed letters, no apostrophes.
 fn words(text: &str, mut each: impl FnMut(&str)) {
     let mut word = String::new();
@@ -669,6 +688,15 @@ mod tests {
         for stem in stems(text, Tongue::English) {
             assert!(!stem.is_empty() && stem.chars().all(char::is_alphanumeric), "{stem:?}");
         }
+    }
+
+    #[test]
+    fn the_same_words_are_the_same_however_they_were_written() {
+        assert_eq!(bare("So, when is the chef\u{2019}s day\u{2014}off?"), bare("so when is the chef's day off"));
+        assert_ne!(bare("is there a pool"), bare("is there no pool"));
+        assert_eq!(bare(" … "), "");
+        assert!(tells("when is breakfast") && tells("а де парковка"));
+        assert!(!tells("hello, could you please tell me") && !tells("добрий день, скажіть") && !tells(""));
     }
 
     #[test]

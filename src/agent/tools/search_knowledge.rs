@@ -8,13 +8,13 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::{Tool, ToolContext, ToolError, ToolOutcome};
-use crate::agent::knowledge::{Knowledge, LOOKUP_LIMIT, Lookup, Passage, look_up};
-use crate::speech::llm::ToolSpec;
+use crate::agent::knowledge::{Knowledge, LOOKUP_LIMIT, Lookup, Meaning, Passage, look_up};
+use crate::speech::llm::{ToolCall, ToolSpec};
 
 pub const NAME: &str = "search_knowledge";
 
 /// Passages that a model is given: with more, it reads longer before it speaks.
-const PASSAGES: usize = 4;
+pub const PASSAGES: usize = 4;
 
 /// For one agent: its documents, and the language that its callers speak.
 pub struct SearchKnowledge {
@@ -39,7 +39,7 @@ impl Tool for SearchKnowledge {
                     },
                 },
                 "required": ["query"],
-                "additionalProperties": false,
+                // No more: beside it stands `bases`, which a workflow adds and a model is not told of.
             }),
         }
     }
@@ -52,12 +52,45 @@ impl Tool for SearchKnowledge {
         let (knowledge, language) = (self.knowledge.clone(), self.language.clone());
         let query = args["query"].as_str().unwrap_or_default().to_owned();
         async move {
-            let found = look_up(&*knowledge, Lookup { query, language, limit: PASSAGES }, LOOKUP_LIMIT).await;
+            let bases = bases(&args)?;
+            let ask = Lookup { query, language, limit: PASSAGES, bases, meaning: Meaning::Unknown };
+            let found = look_up(&*knowledge, ask, LOOKUP_LIMIT).await;
             let found = found.map_err(|fault| ToolError::Failed(fault.to_string()))?;
             let passages: Vec<Value> = found.iter().map(cited).collect();
             Ok(ToolOutcome { content: json!({ "passages": passages }).to_string(), effect: None })
         }
         .boxed()
+    }
+}
+
+/// What a workflow asks by: the question, and the bases of the node that asks, where it names them.
+pub fn arguments(query: &str, bases: Option<&[String]>) -> Value {
+    match bases {
+        Some(bases) => json!({ "query": query, "bases": bases }),
+        None => json!({ "query": query }),
+    }
+}
+
+/// A model's call, as its node allows it: where to look is the workflow's to say. Any other call stays as it is.
+pub fn within(mut call: ToolCall, bases: Option<&[String]>) -> ToolCall {
+    if call.name == NAME
+        && let Ok(Value::Object(mut args)) = serde_json::from_str(&call.arguments)
+    {
+        args.remove("bases");
+        args.extend(bases.map(|bases| ("bases".to_owned(), json!(bases))));
+        call.arguments = Value::Object(args).to_string();
+    }
+    call
+}
+
+/// Where a call is to look.
+pub fn bases(args: &Value) -> Result<Option<Vec<String>>, ToolError> {
+    match &args["bases"] {
+        Value::Null => Ok(None),
+        bases => match serde_json::from_value(bases.clone()) {
+            Ok(bases) => Ok(Some(bases)),
+            Err(_) => Err(ToolError::Arguments("bases is no list of names; leave it out".into())),
+        },
     }
 }
 
@@ -105,6 +138,22 @@ mod tests {
         let cited = &content["passages"][0];
         assert_eq!((&cited["title"], &cited["place"]), (&json!("hotel.pdf"), &json!("p. 3, Meals")));
         assert_eq!(cited["score"], 0.92);
+    }
+
+    #[tokio::test]
+    async fn where_to_look_is_the_workflows_to_say() {
+        let call = |arguments: &str| ToolCall { id: "1".into(), name: NAME.into(), arguments: arguments.into() };
+        let menu = ["menu".to_owned()];
+        let written = |arguments, bases| within(call(arguments), bases).arguments;
+        assert_eq!(written(r#"{"query":"x"}"#, Some(&menu[..])), r#"{"bases":["menu"],"query":"x"}"#);
+        assert_eq!(written(r#"{"query":"x","bases":["rules"]}"#, Some(&menu)), r#"{"bases":["menu"],"query":"x"}"#);
+        assert_eq!(written(r#"{"query":"x","bases":["rules"]}"#, None), r#"{"query":"x"}"#);
+        assert_eq!(written("no JSON", Some(&menu)), "no JSON");
+        let other = ToolCall { name: "price".into(), ..call(r#"{"bases":[1]}"#) };
+        assert_eq!(within(other.clone(), Some(&menu)), other);
+        assert_eq!(bases(&arguments("x", Some(&menu))), Ok(Some(menu.to_vec())));
+        assert_eq!(bases(&arguments("x", None)), Ok(None));
+        assert!(bases(&json!({ "bases": "menu" })).is_err());
     }
 
     #[tokio::test]

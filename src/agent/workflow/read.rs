@@ -12,6 +12,7 @@ use super::{
 };
 use crate::agent::extract::{Choice, MAX_PEOPLE, Prefer, SlotType};
 use crate::agent::hear::Pattern;
+use crate::agent::tools::search_knowledge;
 
 /// Longest instruction of a node to its model, in characters: it is sent with every turn.
 const MAX_PROMPT_CHARS: usize = 8_000;
@@ -691,8 +692,16 @@ impl<'r> Table<'r> {
             }
             Some("knowledge") => {
                 let query = self.template("query").unwrap_or_else(|| Template::plain("{heard}"));
+                let knowledge = self.knowledge();
+                if knowledge.as_ref().is_some_and(Vec::is_empty) {
+                    self.fault(
+                        "knowledge",
+                        "names no knowledge base; name one, or remove this key to look in all of them",
+                    );
+                }
                 let search = Search {
                     query,
+                    knowledge,
                     filler: self.template("filler"),
                     quiet: self.flag("quiet"),
                     goto: self.node("goto", true).unwrap_or(0),
@@ -756,12 +765,21 @@ impl<'r> Table<'r> {
             _ => {}
         }
         let tools = self.map.contains_key("tools").then(|| self.texts("tools"));
+        let knowledge = self.knowledge();
+        let looks_up = tools.iter().flatten().any(|tool| tool == search_knowledge::NAME);
+        if looks_up && knowledge.as_ref().is_some_and(Vec::is_empty) {
+            self.fault(
+                "knowledge",
+                format!("is empty, and `tools` names {}; remove one of them", search_knowledge::NAME),
+            );
+        }
         Talk {
             prompt,
             model: self.text("model"),
             temperature: self.decimal("temperature", 0.0, 2.0),
             max_tokens: self.count("max_tokens", 1, 100_000),
             tools,
+            knowledge,
             collect,
             goto,
             exits,
@@ -769,6 +787,20 @@ impl<'r> Table<'r> {
             give_up: self.node("give_up", true).unwrap_or(0),
             failed: self.failed_required().unwrap_or_else(Failed::silent),
         }
+    }
+
+    /// Names of the agent's knowledge bases; which it has is known where it is saved.
+    fn knowledge(&mut self) -> Option<Vec<String>> {
+        let whole = self.map.get("knowledge")?.as_array().is_none_or(|list| list.iter().all(Value::is_string));
+        let bases = self.texts("knowledge");
+        // What is no list of texts has been reported, and is not an empty one.
+        let bases = Some(bases).filter(|bases| whole && bases.iter().all(|base| !base.is_empty()));
+        for (at, base) in bases.iter().flatten().enumerate() {
+            if bases.iter().flatten().take(at).any(|before| before == base) {
+                self.fault("knowledge", format!("\"{base}\" stands twice; name it once"));
+            }
+        }
+        bases
     }
 
     fn exits(&mut self) -> Vec<Exit> {

@@ -328,7 +328,7 @@ async fn search(
     }
     sound(faults)?;
     let language = question.language.unwrap_or(base.language);
-    let ask = Lookup { query: question.q, language, limit: limit as usize };
+    let ask = Lookup { query: question.q, language, limit: limit as usize, ..Lookup::default() };
     let items = state.knowledge.search(company, id, &ask).await?.ok_or_else(missing)?;
     Ok(Json(Found { items, means: state.knowledge.means() }))
 }

@@ -23,7 +23,7 @@ use super::extract::Reader;
 use super::index::{mark, marked};
 use crate::agent::knowledge::rank::{Stats, Term, fuse, nearest};
 use crate::agent::knowledge::words::{Asked, Tongue, asked};
-use crate::agent::knowledge::{Knowledge, KnowledgeError, Library, Lookup, MAX_PASSAGES, MAX_QUERY, Passage};
+use crate::agent::knowledge::{Knowledge, KnowledgeError, Library, Lookup, MAX_PASSAGES, MAX_QUERY, Meaning, Passage};
 use crate::speech::http::EndpointError;
 use crate::store::db::{Db, args};
 use crate::store::{Store, StoreError};
@@ -143,7 +143,7 @@ impl KnowledgeBases {
         if self.embedder.is_some() { Means::TextAndVectors } else { Means::Text }
     }
 
-    /// The best passages of one base. `None`: the company has no such base.
+    /// The best passages of one base, whichever the lookup names. `None`: the company has no such base.
     pub async fn search(&self, company: Uuid, base: Uuid, ask: &Lookup) -> Result<Option<Vec<Passage>>, StoreError> {
         let rows = self.bases(company).await?;
         match rows.iter().find(|row| row.id == base) {
@@ -152,19 +152,40 @@ impl KnowledgeBases {
         }
     }
 
-    /// The best passages of the bases of these names.
+    /// The best passages of the bases of these names, as far as the lookup asks for them.
     pub async fn search_named(
         &self,
         company: Uuid,
         names: &[String],
         ask: &Lookup,
     ) -> Result<Vec<Passage>, StoreError> {
-        let mut rows = self.bases(company).await?;
-        rows.retain(|row| names.contains(&row.name));
-        if rows.len() < names.len() {
-            debug!(named = names.len(), found = rows.len(), "an agent names knowledge bases that are not there");
-        }
+        let rows = self.looked_in(company, names, ask).await?;
         self.find(&rows, ask).await
+    }
+
+    async fn looked_in(&self, company: Uuid, names: &[String], ask: &Lookup) -> Result<Vec<BaseRow>, StoreError> {
+        let wanted = |name: &String| ask.bases.as_ref().is_none_or(|bases| bases.contains(name));
+        let wanted: Vec<&String> = names.iter().filter(|name| wanted(name)).collect();
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut rows = self.bases(company).await?;
+        rows.retain(|row| wanted.contains(&&row.name));
+        if rows.len() < wanted.len() {
+            debug!(named = wanted.len(), found = rows.len(), "an agent names knowledge bases that are not there");
+        }
+        Ok(rows)
+    }
+
+    /// What a lookup in the bases of these names compares meanings by. What ranking needs of them is in memory then.
+    async fn meaning_of(&self, company: Uuid, names: &[String], ask: &Lookup) -> Result<Meaning, StoreError> {
+        let rows = self.looked_in(company, names, ask).await?;
+        let held = self.held_all(&rows).await?;
+        if held.iter().all(|base| base.ids.is_empty()) {
+            return Ok(Meaning::Nothing);
+        }
+        let vector = self.vector(&asked_for(ask)).await;
+        Ok(vector.map_or(Meaning::Unknown, |vector| Meaning::Vector(vector.into())))
     }
 
     async fn bases(&self, company: Uuid) -> Result<Vec<BaseRow>, StoreError> {
@@ -178,14 +199,17 @@ impl KnowledgeBases {
     }
 
     async fn find(&self, bases: &[BaseRow], ask: &Lookup) -> Result<Vec<Passage>, StoreError> {
-        let query: String = ask.query.chars().take(MAX_QUERY).collect();
+        let query = asked_for(ask);
         let words = asked(&query, Tongue::detect(&query, Tongue::of(&ask.language)));
         let limit = ask.limit.clamp(1, MAX_PASSAGES);
-        let mut held = Vec::with_capacity(bases.len());
-        for row in bases {
-            held.push(self.held(row).await?);
-        }
-        let vector = if held.iter().any(|base| !base.ids.is_empty()) { self.vector(&query).await } else { None };
+        let held = self.held_all(bases).await?;
+        let vector: Option<Arc<[f32]>> = match &ask.meaning {
+            Meaning::Vector(vector) => Some(vector.clone()),
+            Meaning::Unknown if held.iter().any(|base| !base.ids.is_empty()) => {
+                self.vector(&query).await.map(Into::into)
+            }
+            Meaning::Unknown | Meaning::Nothing => None,
+        };
         let mut found = Vec::new();
         for (row, base) in bases.iter().zip(&held) {
             found.extend(self.find_in(row.id, base, &words, vector.as_deref(), limit).await?);
@@ -196,6 +220,14 @@ impl KnowledgeBases {
         }
         found.truncate(limit);
         Ok(found)
+    }
+
+    async fn held_all(&self, bases: &[BaseRow]) -> Result<Vec<Arc<Base>>, StoreError> {
+        let mut held = Vec::with_capacity(bases.len());
+        for row in bases {
+            held.push(self.held(row).await?);
+        }
+        Ok(held)
     }
 
     async fn vector(&self, query: &str) -> Option<Vec<f32>> {
@@ -388,6 +420,11 @@ impl KnowledgeBases {
     }
 }
 
+/// What is looked up of a question.
+fn asked_for(ask: &Lookup) -> String {
+    ask.query.chars().take(MAX_QUERY).collect()
+}
+
 /// The passages nearest to a vector, on a thread of their own: ten thousand comparisons take milliseconds.
 async fn near(base: Arc<Base>, vector: Vec<f32>) -> Vec<(i64, f32)> {
     let found = tokio::task::spawn_blocking(move || {
@@ -429,6 +466,18 @@ impl Knowledge for OfAgent {
         async move {
             let found = bases.search_named(company, &names, &ask).await;
             found.map_err(|fault| KnowledgeError::Store(fault.to_string()))
+        }
+        .boxed()
+    }
+
+    fn meaning(&self, ask: Lookup) -> BoxFuture<'static, Meaning> {
+        let (bases, company, names) = (self.bases.clone(), self.company, self.names.clone());
+        async move {
+            let meaning = bases.meaning_of(company, &names, &ask).await;
+            meaning.unwrap_or_else(|fault| {
+                debug!(error = %fault, "what a question means could not be looked up");
+                Meaning::Unknown
+            })
         }
         .boxed()
     }
