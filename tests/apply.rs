@@ -448,7 +448,7 @@ async fn documents_beside_the_file_are_indexed_once_and_again_when_they_change(b
     let found = async || {
         let store = place.open().await;
         let company = store.company_named("Acme").await.unwrap().unwrap().id;
-        let ask = Lookup { query: "dogs".into(), language: "en".into(), limit: 3 };
+        let ask = Lookup { query: "dogs".into(), language: "en".into(), limit: 3, ..Lookup::default() };
         KnowledgeBases::without_vectors(store).search_named(company, &["Hotel".into()], &ask).await.unwrap()
     };
     assert_eq!(found().await[0].text, "Dogs are welcome for ten euros a night.");
