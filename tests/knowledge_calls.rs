@@ -162,12 +162,13 @@ async fn call(base: Base, partials: bool) -> (Vec<String>, Value, Vec<(&'static 
         config.turn.partial_every_ms = 200;
     })
     .await;
+    let company = whole.company("Acme", json!({})).await;
+    let house = id(&company.post("/knowledge", json!({ "name": "House" })).await);
     let agent = json!({
         "name": "Desk", "language": "en", "workflow": DESK, "llm": { "engine": "builtin" }, "knowledge": ["House"],
     });
     let config = MockTwilioConfig { caller: Some(caller(Ender::Caller)), ..account() };
-    let hotel = OnTwilio::set_up(&whole, config, json!({}), agent).await;
-    let house = id(&hotel.company.post("/knowledge", json!({ "name": "House" })).await);
+    let hotel = OnTwilio::of(company, config, agent).await;
     let bases = KnowledgeBases::open(whole.store.clone(), &knowledge).expect("an address");
     let text = "# Meals\n\nBreakfast is served from seven.\n\n# Garage\n\nThe garage is open all night.\n";
     let added = bases.add(hotel.company.id, house, "house.md", Bytes::from(text)).await.expect("the store is there");
@@ -227,6 +228,9 @@ async fn without_partials_the_turn_waits_for_its_lookup(base: Base) {
 async fn an_agent_whose_nodes_name_other_bases_is_refused(base: Base) {
     let whole = Whole::start(base, Cast::new(quick()), |_| {}).await;
     let acme = whole.company("Acme", json!({})).await;
+    for name in ["House", "Rules"] {
+        acme.post("/knowledge", json!({ "name": name })).await;
+    }
     let workflow = format!(
         "{DESK}when = [{{ hear = [\"about *\"], goto = \"rules\" }}]\n[[node]]\nid = \"rules\"\nkind = \"knowledge\"\n\
          knowledge = [\"Rules\"]\nfailed = {{ say = \"No.\" }}\ngoto = \"desk\"\n"

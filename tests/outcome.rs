@@ -296,9 +296,12 @@ async fn a_failing_endpoint_is_tried_again_and_its_dead_letter_replayed(base: Ba
     let posts = receiver.got("/crm", 3).await;
     assert!(posts.iter().all(|post| post.id == posts[0].id && post.body == posts[0].body), "the same, three times");
     assert!(posts.iter().all(|post| post.signature == signature(secret.expose_secret(), post)));
-    let audit = store.audit_log(acme.company, Part::default()).await.unwrap().items;
-    let letters = audit.iter().filter(|entry| entry.action == "webhook.dead_letter").count();
-    assert_eq!(letters, 1, "{audit:?}");
+    let letters = until("the dead letter is in the audit", async || {
+        let audit = store.audit_log(acme.company, Part::default()).await.unwrap().items;
+        let letters = audit.iter().filter(|entry| entry.action == "webhook.dead_letter").count();
+        (letters > 0).then_some(letters)
+    });
+    assert_eq!(letters.await, 1);
 
     // One, by its id; then all since a moment.
     assert!(store.replay(acme.company, id, dead.id).await.unwrap());

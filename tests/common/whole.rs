@@ -325,8 +325,12 @@ pub struct OnTwilio {
 
 impl OnTwilio {
     pub async fn set_up(whole: &Whole, config: MockTwilioConfig, settings: Value, agent: Value) -> Self {
+        Self::of(whole.company("Acme", settings).await, config, agent).await
+    }
+
+    /// The same for a company that has what its agent needs.
+    pub async fn of(company: Company, config: MockTwilioConfig, agent: Value) -> Self {
         let mock = twilio(config).await;
-        let company = whole.company("Acme", settings).await;
         let integration = company.integration("Main", "twilio", twilio_credentials(&mock)).await;
         let agent = company.agent(agent).await;
         let line = company.line(integration, LINE, agent).await;

@@ -1,6 +1,7 @@
 //! Calls over IPv6: signalling, media, hold, capture and record by `::1`, and what a machine without it says.
 
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use bytes::Bytes;
 use offhook::config::Config;
@@ -155,21 +156,31 @@ async fn ipv6_media_is_refused_with_its_reason_where_there_is_none() {
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
     let own = socket.local_addr().expect("bound");
     let sdp = "v=0\r\no=- 1 1 IN IP6 2001:db8::1\r\ns=-\r\nc=IN IP6 2001:db8::1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n";
-    let invite = format!(
-        "INVITE {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bK1;rport\r\nFrom: <sip:+380501234567@{own}>;tag=v6\r\n\
-         To: <{uri}>\r\nCall-ID: {own}\r\nCSeq: 1 INVITE\r\nContact: <sip:v6@{own}>\r\nMax-Forwards: 9\r\n\
-         Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{sdp}",
-        sdp.len()
-    );
+    let invite = |n: u32| {
+        format!(
+            "INVITE {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bK{n};rport\r\n\
+             From: <sip:+380501234567@{own}>;tag=v6\r\nTo: <{uri}>\r\nCall-ID: {n}-{own}\r\nCSeq: 1 INVITE\r\n\
+             Contact: <sip:v6@{own}>\r\nMax-Forwards: 9\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{sdp}",
+            sdp.len()
+        )
+    };
     let mut buffer = [0; 4096];
     let refusal = async {
+        let (mut tries, mut n) = (tokio::time::interval(Duration::from_millis(300)), 0);
         loop {
-            // The line may not be known yet; a repeated INVITE is answered again.
-            socket.send_to(invite.as_bytes(), server).await.expect("sent");
-            let (length, _) = socket.recv_from(&mut buffer).await.expect("received");
-            let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            if !answer.starts_with("SIP/2.0 1") {
-                return answer;
+            // The line and its trunk may not be known yet: nothing comes, or 403.
+            tries.tick().await;
+            n += 1;
+            socket.send_to(invite(n).as_bytes(), server).await.expect("sent");
+            while let Ok(received) = timeout(Duration::from_millis(500), socket.recv_from(&mut buffer)).await {
+                let (length, _) = received.expect("received");
+                let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                if answer.starts_with("SIP/2.0 403 ") {
+                    break;
+                }
+                if !answer.starts_with("SIP/2.0 1") {
+                    return answer;
+                }
             }
         }
     };
