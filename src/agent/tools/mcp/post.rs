@@ -190,7 +190,8 @@ impl Post {
 
 /// Whether a message answers the request with this id. Some servers make texts of numbers.
 fn answers(message: &Value, id: &Value) -> bool {
-    let same = message["id"] == *id || message["id"].as_str().is_some_and(|text| text == id.to_string());
+    let in_words = id.to_string();
+    let same = message["id"] == *id || message["id"].as_str() == Some(in_words.as_str());
     same && !id.is_null() && message.get("method").is_none()
 }
 
